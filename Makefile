@@ -1,0 +1,53 @@
+# Every target does its own set-up. A machine needs Python 3.11 or newer, git, make and a C compiler.
+# On a machine without a GPU the CPU build of torch is much smaller than the default one:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make setup
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/installed
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format bench clean
+
+help:
+	@echo "make setup      .venv with everything in constraints.txt"
+	@echo "make demo       the whole road on procedural faces, from a local store and a local Ray"
+	@echo "make test       all tests;  make test-fast  those that need neither Ray nor a store"
+	@echo "make check      format, lint, types, import directions;  make format  repairs the first two"
+	@echo "make bench      the figures of docs/results.md that this machine can measure"
+	@echo "make clean      remove .venv, caches and local runs"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[store,dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/orch demo
+
+test: test-fast
+	$(PYTEST) -m "integration or slow"
+
+test-fast: $(INSTALLED)
+	$(PYTEST) -m "not integration and not slow"
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf .venv .local build dist demo runs *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

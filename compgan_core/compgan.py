@@ -1,0 +1,147 @@
+"""Comp-GAN: Algorithm 1, its seven losses, and the two gradients of Eq. (12) and (13).
+
+Both generators stand in one graph, but each minimises its own weighted sum of the same seven losses. So the gradient of
+G(Pose) is taken from the lambda sum with respect to the parameters of G(Pose) only, and that of G(Exp) from the mu sum
+with respect to those of G(Exp) only: one forward pass, two backward passes to the inputs, and each weight gradient once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from compgan_core import losses
+from compgan_core.losses import Weights
+from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.training.runtime import trainable
+
+# The four cells of a tuple that belong to the target identity i_t, and the four that the paper writes: a cell is
+# (pose, expression), each either of the source ("s") or of the target ("t").
+CELLS = ("ps_es", "pt_es", "ps_et", "pt_et")
+
+
+class Call(NamedTuple):
+    """One generator call of Algorithm 1."""
+
+    generator: Literal["pose", "exp"]
+    source: int
+    """Which earlier call's face is edited; -1 is the source image (it, ps, es)."""
+    cell: str
+    """What comes out; the reference carries the same pose and expression."""
+
+
+# Algorithm 1 (and Fig. 7), steps 1 to 4, branches a and b. Column k of a tuple's references belongs to call k.
+CALLS = (
+    Call("pose", -1, "pt_es"),  # 1a
+    Call("exp", -1, "ps_et"),  # 1b
+    Call("exp", 0, "pt_et"),  # 2a
+    Call("pose", 1, "pt_et"),  # 2b
+    Call("pose", 2, "ps_et"),  # 3a
+    Call("exp", 3, "pt_es"),  # 3b
+    Call("exp", 4, "ps_es"),  # 4a
+    Call("pose", 5, "ps_es"),  # 4b
+)
+TARGET = [CELLS.index(call.cell) for call in CALLS]
+POSE_OF_CALL = [int(call.cell.startswith("pt")) for call in CALLS]  # 0: of the source, 1: of the target
+EXPRESSION_OF_CALL = [int(call.cell.endswith("et")) for call in CALLS]
+CONSTRUCTED = slice(0, 4)  # steps 1 and 2: Eq. (4), (5)
+RECONSTRUCTED = slice(4, 8)  # steps 3 and 4: Eq. (8), (9)
+LOOP_A, LOOP_B = [0, 4], [5, 1]  # (pt, es) and (ps, et) of branches a and b: Eq. (10)
+
+
+class Tuples(NamedTuple):
+    """A batch for Algorithm 1."""
+
+    reals: Tensor
+    """(4, batch, 3, size, size): the cells of the target identity, in the order of `CELLS`; the first is the source."""
+    references: Tensor
+    """(8, batch, 3, size, size): one reference for each of `CALLS`, all of another identity."""
+    pose: Tensor
+    """int64 (2, batch): p_s and p_t."""
+    expression: Tensor
+    """int64 (2, batch): e_s and e_t."""
+    identity: Tensor
+    """int64 (batch,): i_t."""
+
+
+class CompGAN(nn.Module):
+    """G(Pose) and G(Exp)."""
+
+    def __init__(self, pose: nn.Module, exp: nn.Module):
+        super().__init__()
+        self.pose, self.exp = pose, exp
+
+    def forward(self, source: Tensor, references: Tensor) -> Tensor:
+        """Algorithm 1. source: (batch, 3, h, w); references: (8, batch, 3, h, w). Returns fakes of the same shape."""
+        fakes: list[Tensor] = []
+        for call, reference in zip(CALLS, references, strict=True):
+            generator = self.pose if call.generator == "pose" else self.exp
+            fakes.append(generator(source if call.source < 0 else fakes[call.source], reference))
+        return torch.stack(fakes)
+
+
+def generator_terms(
+    fakes: Tensor,
+    batch: Tuples,
+    classifier: FaceClassifier,
+    discriminator: nn.Module,
+    gamma1: float = 1.0,
+    gamma2: float = 0.1,
+) -> dict[str, Tensor]:
+    """The seven losses of one batch of fakes (8, batch, 3, h, w), by the names of `losses.TERMS`.
+
+    classifier: F_cls, frozen (its parameters get no gradient from these losses).
+    """
+    maps, logits = _unstacked(classifier, fakes)
+    with torch.no_grad():
+        real_maps, _ = _unstacked(classifier, batch.reals)
+
+    def against_truth(calls: slice) -> Tensor:
+        truth = TARGET[calls]
+        return losses.construction_loss(
+            fakes[calls], batch.reals[truth], [m[calls] for m in maps], [m[truth] for m in real_maps], gamma1, gamma2
+        )
+
+    return {
+        "exp": losses.prediction_loss(logits.expression, batch.expression[EXPRESSION_OF_CALL]),
+        "pose": losses.prediction_loss(logits.pose, batch.pose[POSE_OF_CALL]),
+        "id": losses.prediction_loss(logits.identity, batch.identity.expand(len(CALLS), -1)),
+        "con": against_truth(CONSTRUCTED),
+        "recon": against_truth(RECONSTRUCTED),
+        "loop": losses.loop_loss(fakes[LOOP_A], fakes[LOOP_B]),
+        "adv": losses.generator_adversarial_loss(discriminator(fakes.flatten(0, 1)).view(len(CALLS), -1)),
+    }
+
+
+def generator_gradients(
+    terms: dict[str, Tensor],
+    gan: CompGAN,
+    lambda_: Weights,
+    mu: Weights,
+    classifier: float = 1.0,
+    adversarial: float = 1.0,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Eq. (12) with respect to G(Pose) and Eq. (13) with respect to G(Exp): (pose gradients, exp gradients)."""
+    loss_pose = losses.weighted_sum(terms, lambda_, classifier, adversarial)
+    loss_exp = losses.weighted_sum(terms, mu, classifier, adversarial)
+    pose = torch.autograd.grad(loss_pose, trainable(gan.pose), retain_graph=True)
+    exp = torch.autograd.grad(loss_exp, trainable(gan.exp))
+    return list(pose), list(exp)
+
+
+def discriminator_gradients(fakes: Tensor, batch: Tuples, discriminator: nn.Module) -> tuple[Tensor, list[Tensor]]:
+    """Eq. (11) for D, fakes detached: (loss, gradients). Real faces are the four cells of the target identity."""
+    reals, fakes = batch.reals.flatten(0, 1), fakes.detach().flatten(0, 1)
+    real, fake = discriminator(torch.cat([reals, fakes])).split([len(reals), len(fakes)])
+    loss = losses.discriminator_loss(real, fake)
+    return loss.detach(), list(torch.autograd.grad(loss, trainable(discriminator)))
+
+
+def _unstacked(classifier: FaceClassifier, faces: Tensor):
+    """`maps_and_logits` of stacked faces (n, batch, 3, h, w), with the stack's two axes put back."""
+    n = faces.shape[0]
+    maps, logits = classifier.maps_and_logits(faces.flatten(0, 1))
+    split = [m.unflatten(0, (n, -1)) for m in maps]
+    return split, type(logits)(*(x.unflatten(0, (n, -1)) for x in logits))

@@ -1,0 +1,243 @@
+"""Recognition with and without synthesized faces: fine-tuning, the five-feature head, and the counts on the test rows.
+
+The rows of Table 5, and the controls without which a gain means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from compgan_core import metrics, transforms
+from compgan_core.data.cache import Faces
+from compgan_core.data.labels import Labels, Rows
+from compgan_core.data.splits import Split
+from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.randomness import generator, uniform
+from compgan_core.synthesize import load
+from compgan_core.training.classifier import ClassifierRecipe, Share, cross_entropy
+from compgan_core.training.loop import Trainee, Update, fit
+from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
+from compgan_core.training.runtime import Runtime, over_workers, share, trainable
+
+CHUNK = 64  # images a forward pass
+
+
+class Variant(NamedTuple):
+    """One row of the table."""
+
+    title: str
+    added: tuple[str, ...]
+    """Kinds of synthesized faces added to the training set; "real" is held-back real images, an oracle."""
+    combine: bool = False
+    """Whether the five concatenated features are used."""
+
+
+VARIANTS = {
+    "plain": Variant("L.", ()),
+    "degraded": Variant("L. + degraded copies (control)", ("degraded",)),
+    "exp": Variant("L. + G(Exp)", ("exp",)),
+    "pose": Variant("L. + G(Pose)", ("pose",)),
+    "both": Variant("L. + G(Pose) + G(Exp)", ("pose", "exp")),
+    "compgan": Variant("Comp-GAN", ("pose", "exp"), combine=True),
+    "oracle": Variant("L. + real images (oracle)", ("real",)),
+}
+
+
+class FinetuneRecipe(BaseModel):
+    """How F_cls is fine-tuned on base, novel and synthesized faces."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    training: ClassifierRecipe = ClassifierRecipe()
+    novel_share: float = Field(0.5, ge=0, le=1)
+    """Share of a batch that comes from the novel categories, real or synthesized; of the whole synthesized part where no
+    category is novel."""
+    synthetic_share: float = Field(0.85, ge=0, le=1)
+    """Share of that part that is synthesized."""
+
+
+class CombineRecipe(BaseModel):
+    """The head on [input, and the input turned into each pose]."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    references: int = Field(1, ge=1)
+    """Reference faces of each pose; features are averaged over them."""
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    dropout: float = Field(0.5, ge=0, lt=1)
+
+
+class Added(NamedTuple):
+    """Faces that enlarge the training set, and which of their rows are used."""
+
+    faces: Faces
+    rows: Rows
+
+
+def mixture(faces: Faces, base: Rows, shots: Rows, added: list[Added], recipe: FinetuneRecipe) -> list[Share]:
+    """What a batch of fine-tuning is drawn from: base faces, shots, and added faces in equal chance of each face."""
+    drawn = sum(len(a.rows) for a in added)
+    novel = recipe.novel_share if len(shots) or drawn else 0.0
+    synthetic = 0.0 if not drawn else novel * (recipe.synthetic_share if len(shots) else 1.0)
+    shares = [Share(faces, base, 1 - novel), Share(faces, shots, novel - synthetic)]
+    shares += [Share(a.faces, a.rows, synthetic * len(a.rows) / max(drawn, 1)) for a in added]
+    return [s for s in shares if len(s.rows) and s.chance > 0]
+
+
+class PoseBank(NamedTuple):
+    """References of each pose that no label of the image in hand chose (paper-wise: the same for training and test)."""
+
+    rows: list[Rows]
+    """By pose of the vocabulary; empty where no training image has that pose."""
+
+
+def pose_bank(labels: Labels, split: Split, references: int, seed: int) -> PoseBank:
+    """`references` base training rows of each pose, neutral ones where there are any."""
+    neutral = labels.expressions.index("neutral") if "neutral" in labels.expressions else -1
+    rows = []
+    for pose in range(len(labels.poses)):
+        of_pose = split.base_train[labels.pose[split.base_train] == pose]
+        calm = of_pose[labels.expression[of_pose] == neutral]
+        choice = calm if len(calm) >= references else of_pose
+        rng = generator(seed, "pose bank", pose)
+        rows.append(rng.choice(choice, size=min(references, len(choice)), replace=False) if len(choice) else choice)
+    return PoseBank(rows)
+
+
+def combined_features(classifier: FaceClassifier, g_pose: nn.Module, faces: Tensor, bank: Tensor) -> Tensor:
+    """(n, (1 + poses) * feature): features of each face and of it turned into each pose, in vocabulary order.
+
+    faces: (n, 3, size, size). bank: (poses, references, 3, size, size); a pose without a reference is NaN there and
+    repeats the plain feature.
+    """
+    plain = classifier.features(faces)
+    columns = [plain]
+    for references in bank:
+        if torch.isnan(references).any():
+            columns.append(plain)
+            continue
+        turned = [classifier.features(g_pose(faces, r.expand_as(faces))) for r in references]
+        columns.append(torch.stack(turned).mean(0))
+    return torch.cat(columns, dim=1)
+
+
+def load_bank(faces: Faces, bank: PoseBank, size: int, device: torch.device) -> Tensor:
+    """(poses, references, 3, size, size), NaN where a pose has no reference."""
+    count = max(len(rows) for rows in bank.rows)
+    loaded = torch.full((len(bank.rows), count, 3, size, size), float("nan"), device=device)
+    for pose, rows in enumerate(bank.rows):
+        if len(rows):
+            loaded[pose] = load(faces, np.resize(rows, count), size, device)
+    return loaded
+
+
+class Table(NamedTuple):
+    """A part of the training set as concatenated features."""
+
+    features: Tensor
+    """(n, width)"""
+    labels: Tensor
+    """Expressions, int64 (n,)."""
+    chance: float
+
+
+def feature_table(runtime: Runtime, features: Callable[[Faces, Rows], Tensor], part: Share) -> Table:
+    """The features of a share of the training mixture, computed by all workers together. Collective."""
+    with torch.inference_mode():
+        table = over_workers(runtime, len(part.rows), CHUNK, lambda rows: features(part.faces, part.rows[rows]))
+    labels = torch.from_numpy(part.faces.labels.expression[part.rows]).long().to(runtime.device)
+    return Table(table.clone(), labels, part.chance)  # cloned: a tensor that a training loop may use
+
+
+def train_combined_head(
+    runtime: Runtime, plain: nn.Linear, tables: list[Table], recipe: CombineRecipe, seed: int
+) -> tuple[nn.Linear, list[dict[str, float]]]:
+    """The expression head on concatenated features, the trunk and the generators frozen; (head, history).
+
+    The head starts as the plain one on the plain feature, so that turned faces can be used but are not imposed.
+    """
+    width = tables[0].features.shape[1]
+    head = nn.Linear(width, plain.out_features).to(runtime.device)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[:, : plain.in_features] = plain.weight
+        head.bias.copy_(plain.bias)
+    engine = runtime.engine(head, build(head, recipe.optimizer), recipe.optimizer.max_grad_norm)
+    features, labels = torch.cat([t.features for t in tables]), torch.cat([t.labels for t in tables])
+    chance = torch.cat([torch.full((len(t.labels),), t.chance / len(t.labels), dtype=torch.float64) for t in tables])
+    edges, batch = chance.cumsum(0) / chance.sum(), recipe.schedule.batch
+
+    def update(step: int) -> Update:
+        samples = torch.arange(step * batch, (step + 1) * batch)[share(runtime, batch)]
+        u = uniform(seed, "combined head", samples, 1)[:, 0].double()
+        rows = torch.searchsorted(edges, u, right=True).clamp(max=len(labels) - 1).to(runtime.device)
+        mask = transforms.dropout_mask(seed, samples.to(runtime.device), width, recipe.dropout)
+        x = features[rows] if mask is None else features[rows] * mask
+        loss = cross_entropy(head(x), labels[rows])
+        return Update({"expression": loss.detach()}, {"head": list(torch.autograd.grad(loss, trainable(head)))})
+
+    steps = recipe.schedule.total_steps(len(labels))
+    return head, fit(runtime, {"head": Trainee(engine, recipe.optimizer.lr)}, update, recipe.schedule, steps, batch)
+
+
+class TestCounts(NamedTuple):
+    """Confusion matrices int64 (expressions, expressions)."""
+
+    base: np.ndarray
+    novel: np.ndarray
+    novel_only: np.ndarray
+    """Novel test images, predictions among the novel expressions only; equals `novel` where no expression is novel."""
+
+
+def count(runtime: Runtime, logits_of: Callable[[Rows], Tensor], labels: Labels, split: Split) -> TestCounts:
+    """Classify the test rows; counts are summed over the workers. logits_of(rows) -> (n, expressions)."""
+    classes = len(labels.expressions)
+    allowed = torch.ones(classes, dtype=torch.bool, device=runtime.device)
+    if split.novel_attribute == "expression":
+        allowed[:] = False
+        allowed[[labels.expressions.index(name) for name in split.novel_categories]] = True
+    counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=runtime.device)
+    with torch.inference_mode():
+        for i, rows in _chunks(split.test_base):
+            if i % runtime.world_size == runtime.rank:
+                counts[0] += metrics.confusion(_of(labels, rows, runtime), logits_of(rows).argmax(1), classes)
+        for i, rows in _chunks(split.test_novel):
+            if i % runtime.world_size == runtime.rank:
+                y, logits = _of(labels, rows, runtime), logits_of(rows).float()
+                counts[1] += metrics.confusion(y, logits.argmax(1), classes)
+                counts[2] += metrics.confusion(y, logits.masked_fill(~allowed, -torch.inf).argmax(1), classes)
+    return TestCounts(*runtime.all_reduce_sum(counts).cpu().numpy())
+
+
+def summary(counts: TestCounts) -> dict[str, float]:
+    """The figures of a table's row, in percent: base, novel, novel among novel, harmonic mean, pooled, Table 7's columns."""
+    base, novel, only = (metrics.class_metrics(c) for c in counts)
+    pooled_counts = counts.base + counts.novel
+    pooled = metrics.class_metrics(pooled_counts)
+    figures = {"base": base.top1, "pooled": pooled.top1}
+    if novel.images:
+        figures |= {"novel": novel.top1, "novel_only": only.top1}
+        figures["harmonic"] = metrics.harmonic_mean(base.top1, novel.top1)
+    figures |= {
+        "pooled_mean_accuracy": metrics.mean_accuracy(pooled_counts),
+        "pooled_balanced_accuracy": pooled.balanced_accuracy,
+        "pooled_macro_precision": pooled.macro_precision,
+        "pooled_macro_recall": pooled.macro_recall,
+        "pooled_macro_f1": pooled.macro_f1,
+    }
+    return {name: round(100 * float(value), 3) for name, value in figures.items()}
+
+
+def _chunks(rows: Rows) -> Iterator[tuple[int, Rows]]:
+    return enumerate(rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
+
+
+def _of(labels: Labels, rows: Rows, runtime: Runtime) -> Tensor:
+    return torch.from_numpy(labels.expression[rows]).long().to(runtime.device)

@@ -1,0 +1,178 @@
+"""Supervised training of a classifier with three heads: pre-training, F_cls, fine-tuning and the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from compgan_core import transforms
+from compgan_core.data.cache import Faces
+from compgan_core.data.tuples import EpochSampler
+from compgan_core.randomness import uniform
+from compgan_core.training.loop import Trainee, Update, accumulate, autocast, fit, micro_batches
+from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
+from compgan_core.training.runtime import Runtime, share, trainable
+
+
+class HeadWeights(BaseModel):
+    """How much each head's cross-entropy counts; 0 leaves the head out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    expression: float = 1.0
+    pose: float = 1.0
+    identity: float = 1.0
+
+
+class ClassifierRecipe(BaseModel):
+    """How to train a classifier."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    dropout: float = Field(0.5, ge=0, lt=1)
+    """On the face feature (Sec. 5.2)."""
+    heads: HeadWeights = HeadWeights()
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+
+class Examples(NamedTuple):
+    """A batch of labelled faces on the device."""
+
+    faces: Tensor
+    """float32 (n, 3, size, size) in [-1, 1]."""
+    expression: Tensor
+    """int64 (n,); negative where unknown, and likewise the others."""
+    pose: Tensor
+    identity: Tensor
+
+
+Source = Callable[[np.ndarray], Examples]
+"""The examples of these global sample numbers, int64 (n,)."""
+
+
+def examples(faces: Faces, rows: np.ndarray, size: int, device: torch.device, crop: Callable | None = None) -> Examples:
+    """These rows as examples: centre-cropped, or cropped by `crop(faces)`."""
+    stored = transforms.to_faces(faces.images(rows), device)
+    cropped = crop(stored) if crop else transforms.centre_crop(stored, size)
+    labels = (faces.labels.expression, faces.labels.pose, faces.labels.identity)
+    return Examples(transforms.normalise(cropped), *(torch.from_numpy(x[rows]).long().to(device) for x in labels))
+
+
+def epochs_of(faces: Faces, rows: np.ndarray, size: int, seed: int, device: torch.device) -> Source:
+    """Every row once an epoch in an order of its own, at a random crop."""
+    sampler = EpochSampler(rows, seed)
+
+    def source(samples: np.ndarray) -> Examples:
+        numbers = torch.from_numpy(samples).to(device)
+        return examples(
+            faces,
+            sampler.batch(int(samples[0]), len(samples)),
+            size,
+            device,
+            lambda x: transforms.random_crop(x, size, seed, numbers),
+        )
+
+    return source
+
+
+class Share(NamedTuple):
+    """A part of a training mixture: rows of a set of faces, and the chance of a sample to come from it."""
+
+    faces: Faces
+    rows: np.ndarray
+    chance: float
+
+
+def mixture_of(shares: list[Share], size: int, seed: int, device: torch.device) -> Source:
+    """Each sample number picks a share by its chance, a row in it, and a crop."""
+    edges = np.cumsum([s.chance for s in shares]) / sum(s.chance for s in shares)
+
+    def source(samples: np.ndarray) -> Examples:
+        numbers = torch.from_numpy(samples)
+        u = uniform(seed, "mixture", numbers, 2).numpy()
+        which = np.minimum(np.searchsorted(edges, u[:, 0], side="right"), len(shares) - 1)
+        parts, order = [], []
+        for i, part in enumerate(shares):
+            mine = np.flatnonzero(which == i)
+            rows = part.rows[(u[mine, 1] * len(part.rows)).astype(np.int64)]
+            crop_numbers = numbers[mine].to(device)
+            parts.append(
+                examples(
+                    part.faces,
+                    rows,
+                    size,
+                    device,
+                    lambda x, n=crop_numbers: transforms.random_crop(x, size, seed, n),
+                )
+            )
+            order.append(mine)
+        back = torch.from_numpy(np.argsort(np.concatenate(order))).to(device)
+        return Examples(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
+
+    return source
+
+
+def train(
+    runtime: Runtime,
+    model: nn.Module,
+    source: Source,
+    recipe: ClassifierRecipe,
+    n_examples: int,
+    seed: int,
+    augment: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> list[dict[str, float]]:
+    """Train `model` (a FaceClassifier or of its shape) in place; returns the history.
+
+    augment(faces, sample numbers): applied to the faces of each batch.
+    """
+    schedule = recipe.schedule
+    engine = runtime.engine(model, build(model, recipe.optimizer), recipe.optimizer.max_grad_norm)
+    steps = schedule.total_steps(n_examples)
+
+    def update(step: int) -> Update:
+        mine = np.arange(step * schedule.batch, (step + 1) * schedule.batch)[share(runtime, schedule.batch)]
+        return accumulate(part(samples) for samples in micro_batches(mine, schedule.micro_batch))
+
+    def part(samples: np.ndarray) -> Update:
+        batch, numbers = source(samples), torch.from_numpy(samples).to(runtime.device)
+        if augment:
+            batch = batch._replace(faces=augment(batch.faces, numbers))
+        return supervised_update(model, batch, numbers, recipe, seed)
+
+    return fit(runtime, {"classifier": Trainee(engine, recipe.optimizer.lr)}, update, schedule, steps, schedule.batch)
+
+
+def supervised_update(
+    model: nn.Module, batch: Examples, numbers: Tensor, recipe: ClassifierRecipe, seed: int
+) -> Update:
+    """The weighted sum of the heads' cross-entropies, and its gradient."""
+    with autocast(batch.faces.device, recipe.precision):
+        feature = model.features(batch.faces)
+        mask = transforms.dropout_mask(seed, numbers, feature.shape[1], recipe.dropout)
+        logits = model.heads(feature, mask)
+    metrics, loss = {}, batch.faces.new_zeros(())
+    for head in ("expression", "pose", "identity"):
+        weight = getattr(recipe.heads, head)
+        if weight:
+            outputs, labels = getattr(logits, head).float(), getattr(batch, head)
+            term = cross_entropy(outputs, labels)
+            loss = loss + weight * term
+            metrics[head] = term.detach()
+            metrics[f"{head}_accuracy"] = (outputs.detach().argmax(1) == labels).float().mean()
+    parameters = trainable(model)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return Update(metrics, {"classifier": list(gradients)})
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the batch; rows of unknown label (negative) count as zero."""
+    loss = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
+    return (loss * (labels >= 0)).mean()

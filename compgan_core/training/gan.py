@@ -1,0 +1,149 @@
+"""Training of Comp-GAN: G(Pose), G(Exp) and D together, F_cls frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from compgan_core import transforms
+from compgan_core.compgan import (
+    CALLS,
+    CELLS,
+    CompGAN,
+    Tuples,
+    discriminator_gradients,
+    generator_gradients,
+    generator_terms,
+)
+from compgan_core.data.cache import Faces
+from compgan_core.data.tuples import TupleSampler
+from compgan_core.losses import Weights
+from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.nets.gan import DiscriminatorRecipe, GeneratorRecipe
+from compgan_core.training.loop import Trainee, Update, accumulate, autocast, fit, micro_batches
+from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
+from compgan_core.training.runtime import Runtime, share
+
+
+class CompGANRecipe(BaseModel):
+    """How to train Comp-GAN; the weights of the losses stand beside it in the recipe, as `lambda` and `mu`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    generator: GeneratorRecipe = GeneratorRecipe()
+    discriminator: DiscriminatorRecipe = DiscriminatorRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe(micro_batch=8)
+    generator_optimizer: OptimizerRecipe = OptimizerRecipe(name="adam", lr=2e-4)
+    discriminator_optimizer: OptimizerRecipe = OptimizerRecipe(name="adam", lr=2e-5)
+    gamma1: float = 1.0
+    """Of the pixels in Eq. (6) and (7)."""
+    gamma2: float = 0.1
+    """Of the perceptual term in Eq. (6) and (7)."""
+    classifier_scale: float = 0.02
+    """Multiplies the three terms that come from F_cls. With mean L1 and cross-entropies summed over eight faces they
+    would be thirty times the others, and the generators would learn to fool F_cls with noise; 1 is that reading."""
+    adversarial_scale: float = 0.02
+    warmup_tuples: int = 2100
+    """Tuples trained without the terms of F_cls and D."""
+    ramp_tuples: int = 2100
+    """Tuples over which those terms then rise to their scale."""
+    reference_mismatch: float = Field(0.5, ge=0, le=1)
+    """Chance that a reference is right only in the attribute that the call edits; 0 is Algorithm 1 to the letter. Without
+    it a generator copies the reference's other attribute too, which ruins label-free references at test time."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def ramp(self, tuples: int) -> float:
+        """The share of their scales that the terms of F_cls and D have after this many tuples."""
+        return min(1.0, max(0.0, (tuples - self.warmup_tuples) / max(1, self.ramp_tuples)))
+
+
+def tuples_of(faces: Faces, sampler: TupleSampler, size: int, seed: int, device: torch.device) -> Callable:
+    """tuples(samples) -> Tuples of consecutive sample numbers, int64 (n,); one crop for the twelve images of a tuple."""
+
+    def tuples(samples: np.ndarray) -> Tuples:
+        rows = sampler.batch(int(samples[0]), len(samples))  # (n, 12)
+        n, width = rows.shape
+        stored = transforms.to_faces(faces.images(rows.T.ravel()), device)  # (12 * n, 3, h, w)
+        numbers = torch.from_numpy(samples).to(device)
+        images = transforms.normalise(transforms.random_crop(stored, size, seed, numbers.repeat(width)))
+        images = images.unflatten(0, (width, n))
+        labels = faces.labels
+        source, target = rows[:, 0], rows[:, 3]
+
+        def pair(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.stack([values[source], values[target]])).long().to(device)
+
+        return Tuples(
+            reals=images[: len(CELLS)],
+            references=images[len(CELLS) :],
+            pose=pair(labels.pose),
+            expression=pair(labels.expression),
+            identity=torch.from_numpy(labels.identity[source]).long().to(device),
+        )
+
+    return tuples
+
+
+def train(
+    runtime: Runtime,
+    gan: CompGAN,
+    discriminator: nn.Module,
+    classifier: FaceClassifier,
+    tuples: Callable[[np.ndarray], Tuples],
+    recipe: CompGANRecipe,
+    lambda_: Weights,
+    mu: Weights,
+    n_examples: int,
+) -> list[dict[str, float]]:
+    """Train both generators and D in place; returns the history. n_examples: base images, which make an epoch."""
+    schedule = recipe.schedule
+    classifier.requires_grad_(False).eval()
+    g, d = recipe.generator_optimizer, recipe.discriminator_optimizer
+    trainees = {
+        "pose": Trainee(runtime.engine(gan.pose, build(gan.pose, g), g.max_grad_norm), g.lr),
+        "exp": Trainee(runtime.engine(gan.exp, build(gan.exp, g), g.max_grad_norm), g.lr),
+        "discriminator": Trainee(runtime.engine(discriminator, build(discriminator, d), d.max_grad_norm), d.lr),
+    }
+
+    def update(step: int) -> Update:
+        start = step * schedule.batch
+        mine = np.arange(start, start + schedule.batch)[share(runtime, schedule.batch)]
+        ramp = recipe.ramp(start)
+        return accumulate(
+            compgan_update(gan, discriminator, classifier, tuples(part), recipe, lambda_, mu, ramp)
+            for part in micro_batches(mine, schedule.micro_batch)
+        )
+
+    steps = schedule.total_steps(n_examples)
+    return fit(runtime, trainees, update, schedule, steps, schedule.batch * len(CALLS))
+
+
+def compgan_update(
+    gan: CompGAN,
+    discriminator: nn.Module,
+    classifier: FaceClassifier,
+    batch: Tuples,
+    recipe: CompGANRecipe,
+    lambda_: Weights,
+    mu: Weights,
+    ramp: float,
+) -> Update:
+    """One step of Comp-GAN on a batch of tuples: the generators' two gradients and that of D, all at the present weights.
+
+    (As in CycleGAN and PN-GAN, where the generators move first and D then learns from the faces they had already made.)
+    """
+    with autocast(batch.reals.device, recipe.precision):
+        fakes = gan(batch.reals[0], batch.references)
+        terms = generator_terms(fakes, batch, classifier, discriminator, recipe.gamma1, recipe.gamma2)
+    pose, exp = generator_gradients(
+        terms, gan, lambda_, mu, recipe.classifier_scale * ramp, recipe.adversarial_scale * ramp
+    )
+    with autocast(batch.reals.device, recipe.precision):
+        d_loss, d = discriminator_gradients(fakes, batch, discriminator)
+    metrics = {name: term.detach() for name, term in terms.items()} | {"discriminator": d_loss}
+    return Update(metrics, {"pose": pose, "exp": exp, "discriminator": d})

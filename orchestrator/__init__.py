@@ -1,0 +1,1 @@
+"""Runs stages somewhere, once, and remembers. Knows no loss and no layer."""

@@ -1,0 +1,219 @@
+"""Finished stages: their files under a prefix of their own, and one record, written last, that makes them true.
+
+    artifacts/<stage>/<fingerprint>/record.json          create-only: whoever finishes first is the artifact
+    artifacts/<stage>/<fingerprint>/<attempt>/<file>     never overwritten; without a record they are litter
+
+A process killed at any point leaves no record, so nobody takes half an artifact for a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from filelock import FileLock
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+
+from compgan_core.errors import StorageError
+from orchestrator.artifacts.fingerprint import plain
+from orchestrator.artifacts.provenance import code_version, host, library_versions
+from orchestrator.artifacts.store import KeyMissing, Store, valid_key
+
+PARALLEL_FILES = 4  # each large file is itself read in parallel ranges
+
+
+def _relative(name: str) -> str:
+    if not valid_key(name):
+        raise ValueError(f"{name!r} is not a plain relative path")
+    return name
+
+
+RelativePath = Annotated[str, AfterValidator(_relative)]
+
+
+class FileEntry(BaseModel, frozen=True, extra="forbid"):
+    key: RelativePath
+    size_bytes: int
+    sha256: str
+
+
+class Record(BaseModel):
+    """A complete artifact, and where it came from. `created` is UTC, ISO 8601; `seconds` is the time to make it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    fingerprint: str
+    recipe: dict[str, Any]
+    inputs: dict[str, str]
+    files: dict[RelativePath, FileEntry]
+    metrics: dict[str, Any]
+    seconds: float
+    created: str
+    code_version: str
+    libraries: dict[str, str]
+    host: str
+
+    @model_validator(mode="after")
+    def _own_files_only(self) -> Record:
+        home = home_of(self.stage, self.fingerprint)
+        for entry in self.files.values():
+            if not entry.key.startswith(home):
+                raise ValueError(f"{entry.key} lies outside {home}")
+        return self
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.files.values())
+
+
+class Artifacts:
+    """The artifacts of one store, with this node's cache of their files. Threads and processes may share both."""
+
+    def __init__(self, store: Store, cache_dir: Path):
+        self.store, self.cache_dir = store, cache_dir
+
+    def record(self, stage: str, fingerprint: str) -> Record | None:
+        """The record of a finished stage; None if it is not finished. Raises StorageError if it is damaged."""
+        key = f"{home_of(stage, fingerprint)}record.json"
+        try:
+            text = self.store.get_bytes(key)
+        except KeyMissing:
+            return None
+        try:
+            record = Record.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise self._damaged(key, f"{place}: {first['msg']}" if place else first["msg"]) from error
+        if (record.stage, record.fingerprint) != (stage, fingerprint):
+            raise self._damaged(key, f"it describes {record.stage}/{record.fingerprint}")
+        return record
+
+    def records(self, stage: str | None = None) -> Iterator[Record]:
+        """All finished stages, or those of one name, sorted by stage and fingerprint."""
+        for key in self.store.keys(f"artifacts/{stage}/" if stage else "artifacts/"):
+            parts = key.split("/")
+            if len(parts) == 4 and parts[3] == "record.json":
+                record = self.record(parts[1], parts[2])
+                if record:
+                    yield record
+
+    def publish(
+        self,
+        stage: str,
+        fingerprint: str,
+        directory: Path,
+        *,
+        recipe: Mapping[str, Any],
+        inputs: Mapping[str, str],
+        metrics: Mapping[str, Any],
+        seconds: float,
+    ) -> Record:
+        """Store every file of a directory as the artifact of a stage. If another process was first, return theirs.
+
+        Raises:
+            ConfigurationError: a recipe or metric that JSON cannot hold.
+            StorageError: the store failed; nothing is published.
+        """
+        facts = {"recipe": plain(recipe, "recipe"), "metrics": plain(metrics, "metrics"), "inputs": dict(inputs)}
+        theirs = self.record(stage, fingerprint)
+        if theirs:
+            return theirs
+        record = Record(
+            stage=stage,
+            fingerprint=fingerprint,
+            files=self._upload(directory, f"{home_of(stage, fingerprint)}{uuid.uuid4().hex[:12]}"),
+            seconds=seconds,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            code_version=code_version(),
+            libraries=library_versions(),
+            host=host(),
+            **facts,
+        )
+        text = record.model_dump_json(indent=1).encode()
+        if self.store.put_bytes(f"{home_of(stage, fingerprint)}record.json", text, create_only=True):
+            return record
+        return self._second(record)
+
+    def fetch(self, record: Record) -> Path:
+        """The directory with an artifact's files on this node: complete, verified, and not to be written to.
+
+        Downloaded once per node; other processes wait for the first one.
+
+        Raises:
+            StorageError: a file is missing, or is not what was stored, also when read again.
+        """
+        target = self.cache_dir / record.stage / record.fingerprint / _content_digest(record)
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                partial = Path(f"{target}.partial")
+                shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock
+                self._download(record, partial)
+                partial.replace(target)
+        return target
+
+    def _upload(self, directory: Path, prefix: str) -> dict[str, FileEntry]:
+        def upload(path: Path) -> tuple[str, FileEntry]:
+            name = path.relative_to(directory).as_posix()
+            entry = FileEntry(key=f"{prefix}/{name}", size_bytes=path.stat().st_size, sha256=sha256_of(path))
+            self.store.put_file(entry.key, path)
+            return name, entry
+
+        paths = sorted(path for path in directory.rglob("*") if path.is_file())
+        with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+            return dict(pool.map(upload, paths))
+
+    def _second(self, ours: Record) -> Record:
+        theirs = self.record(ours.stage, ours.fingerprint)
+        if theirs is None:
+            raise StorageError(f"the record of {ours.stage}/{ours.fingerprint} was deleted while it was published")
+        if theirs != ours:  # equal when the answer to our own write was lost and the write repeated
+            for entry in ours.files.values():
+                self.store.delete(entry.key)
+        return theirs
+
+    def _download(self, record: Record, directory: Path) -> None:
+        directory.mkdir()
+        with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+            list(pool.map(lambda item: self._download_file(item[1], directory / item[0]), record.files.items()))
+
+    def _download_file(self, entry: FileEntry, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(2):  # bytes can be damaged on the way; twice means they are damaged in the store
+            self.store.get_file(entry.key, path)
+            found = (path.stat().st_size, sha256_of(path))
+            if found == (entry.size_bytes, entry.sha256):
+                return
+        raise StorageError(
+            f"{entry.key} in {self.store.url} is damaged: expected {entry.size_bytes} bytes with SHA-256 "
+            f"{entry.sha256}, got {found[0]} bytes with {found[1]}; delete its record.json to have it made again"
+        )
+
+    def _damaged(self, key: str, why: str) -> StorageError:
+        return StorageError(f"{key} in {self.store.url} is damaged ({why}); delete it to have the stage made again")
+
+
+def home_of(stage: str, fingerprint: str) -> str:
+    """The prefix that everything of one artifact lies under."""
+    return f"artifacts/{stage}/{fingerprint}/"
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content_digest(record: Record) -> str:
+    """Two stores may hold different files for one fingerprint, and share a node: the cache goes by content."""
+    lines = "\n".join(f"{name} {entry.sha256}" for name, entry in sorted(record.files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:12]

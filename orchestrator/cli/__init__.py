@@ -1,0 +1,1 @@
+"""`orch`: one command a file; the only place that knows terminals."""

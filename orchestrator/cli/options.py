@@ -1,0 +1,56 @@
+"""What several commands share: their options, and how a store is opened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.artifacts import Artifacts
+
+DEFAULT_STORE = ".local/store"
+
+Store = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="COMPGAN_STORE",
+        help="Where everything is kept: s3://bucket/prefix or a directory. "
+        "Endpoint and keys of a bucket come from the usual AWS variables, profiles or roles.",
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the facts as one JSON object, the last line of stdout; progress on stderr."),
+]
+Data = Annotated[str, typer.Option("--data", help="Name of an imported dataset; `orch data ls` lists them.")]
+Task = Annotated[str, typer.Option("--task", help="The recognition task, e.g. ER-FE.")]
+Shots = Annotated[int, typer.Option("--shots", min=1, help="Labelled images of each novel class.")]
+Preset = Annotated[str, typer.Option("--preset", help="Sizes and schedule: paper, small or tiny.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Training workers, each with a GPU where there is one.")]
+Zero = Annotated[int, typer.Option("--zero", help="DeepSpeed ZeRO stage: 0, 1 or 2.")]
+Seed = Annotated[int, typer.Option("--seed", help="Names every random draw.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the preset; may be given many times."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        envvar="RAY_ADDRESS",
+        help="The Ray cluster, e.g. auto or 10.0.0.1:6379; without it one starts here.",
+    ),
+]
+
+
+def open_artifacts(store: str) -> Artifacts:
+    """The store at a URL, and where this machine keeps what it fetched: $COMPGAN_CACHE, else ~/.cache/compgan."""
+    from orchestrator.artifacts.artifacts import Artifacts
+    from orchestrator.artifacts.store import open_store
+
+    cache = Path(os.environ.get("COMPGAN_CACHE", "~/.cache/compgan")).expanduser().absolute()
+    return Artifacts(open_store(store), cache)

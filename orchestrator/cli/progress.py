@@ -1,0 +1,155 @@
+"""A run as it goes: the stages of the pipeline, and the present stage's step, speed, losses and time left.
+
+Fed by events, which are plain dicts so that they can cross processes:
+    {"kind": "stage", "name", "fingerprint", "state": "cached" | "running" | "done", "seconds"}
+    {"kind": "progress", "stage", "step", "steps", "metrics": {name: number}}
+`seconds` is None while a stage runs. The metric `images_per_s` is shown as the speed, the others as they are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Event = Mapping[str, Any]
+Clock = Callable[[], float]
+PLAIN_LINE_EVERY_S = 15.0
+STATE_STYLES = {"waiting": "dim", "running": "yellow", "cached": "cyan", "done": "green"}
+
+
+@dataclass
+class Stage:
+    """What is known of one stage. Times are those of the run's clock."""
+
+    name: str
+    state: str = "waiting"
+    fingerprint: str = ""
+    seconds: float | None = None
+    started_at: float = 0.0
+    steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    first_report: tuple[int, float] = (0, 0.0)
+    """(step, time); a resumed stage makes it at a later step than the first."""
+    last_report: tuple[int, float] = (0, 0.0)
+
+    @property
+    def step(self) -> int:
+        return self.last_report[0]
+
+    def seconds_left(self, now: float) -> float | None:
+        """At the mean speed since the first report of this run; None until there are two reports."""
+        steps, seconds = (last - first for first, last in zip(self.first_report, self.last_report, strict=True))
+        if steps <= 0 or seconds <= 0:
+            return None
+        return max(0.0, (self.steps - self.step) * seconds / steps - (now - self.last_report[1]))
+
+
+class Run:
+    """The stages of a run, in order, kept up to date by events."""
+
+    def __init__(self, expected: Sequence[str] = (), clock: Clock = time.monotonic):
+        """expected: names of the stages that will come, to show them before they start."""
+        self.clock = clock
+        self.stages = {name: Stage(name) for name in expected}
+
+    def update(self, event: Event) -> Stage:
+        """Take one event in. Returns the stage that it is about."""
+        now = self.clock()
+        name = event["name"] if event["kind"] == "stage" else event["stage"]
+        stage = self.stages.setdefault(name, Stage(name))
+        if event["kind"] == "stage":
+            stage.state, stage.fingerprint, stage.seconds = event["state"], event["fingerprint"], event.get("seconds")
+            stage.started_at = now
+        else:
+            stage.last_report = (event["step"], now)
+            if not stage.steps:
+                stage.first_report = stage.last_report
+            stage.steps, stage.metrics = event["steps"], dict(event["metrics"])
+        return stage
+
+    def __rich__(self) -> RenderableType:
+        return Group(*(line for stage in self.stages.values() for line in _lines(stage, self.clock())))
+
+
+@contextmanager
+def watch(console: Console, expected: Sequence[str] = ()) -> Iterator[Callable[[Event], object]]:
+    """Show a run while the block lasts; yields what to call with each event.
+
+    A terminal gets a live view; a file or a pipe gets a line at each change of a stage and every 15 seconds.
+    """
+    run = Run(expected)
+    if not console.is_terminal:
+        yield PlainLines(run, console)
+        return
+    with Live(run, console=console, refresh_per_second=4):
+        yield run.update
+
+
+class PlainLines:
+    """The run as lines that are written once."""
+
+    def __init__(self, run: Run, console: Console):
+        self.run, self.console = run, console
+        self.next_line_at = 0.0
+
+    def __call__(self, event: Event) -> None:
+        stage, now = self.run.update(event), self.run.clock()
+        if event["kind"] == "stage":
+            line = f"{stage.name}: {stage.state} {stage.fingerprint[:8]} {_seconds(stage.seconds)}"
+        elif now >= self.next_line_at:
+            line = f"{stage.name}: {_progress(stage, now)}, {_metrics(stage)}"
+        else:
+            return
+        self.next_line_at = now + PLAIN_LINE_EVERY_S
+        self.console.print(line.rstrip(" ,"), markup=False, soft_wrap=True)
+
+
+def _lines(stage: Stage, now: float) -> Iterator[RenderableType]:
+    style = STATE_STYLES[stage.state]
+    seconds = now - stage.started_at if stage.state == "running" else stage.seconds
+    row = Table.grid(padding=(0, 2), expand=False)
+    row.add_column(width=7, style=style)
+    row.add_column(width=24, style="bold" if stage.state == "running" else "", no_wrap=True)
+    row.add_column(width=8, style="dim")
+    row.add_column(width=8, justify="right")
+    row.add_row(stage.state, stage.name, stage.fingerprint[:8], _seconds(seconds))
+    yield row
+    if stage.state == "running" and stage.steps:
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(ProgressBar(total=stage.steps, completed=stage.step, width=22), _progress(stage, now))
+        yield Padding(bar, (0, 0, 0, 9))
+        yield Padding(Text(_metrics(stage), style="dim"), (0, 0, 0, 9))
+
+
+def _progress(stage: Stage, now: float) -> str:
+    parts = [f"step {stage.step}/{stage.steps}"]
+    if "images_per_s" in stage.metrics:
+        parts.append(f"{stage.metrics['images_per_s']:.0f} images/s")
+    left = stage.seconds_left(now)
+    if left is not None:
+        parts.append(f"{_seconds(left)} left")
+    return ", ".join(parts)
+
+
+def _metrics(stage: Stage) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in stage.metrics.items() if name != "images_per_s")
+
+
+def _seconds(seconds: float | None) -> str:
+    """`7.1 s`, `3:05`, `2:00:00`; nothing for None."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,0 +1,191 @@
+"""`orch train` and `orch plan`: a study from its options, what it would do, and doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.options import (
+    DEFAULT_STORE,
+    Address,
+    Data,
+    Json,
+    Overrides,
+    Preset,
+    Seed,
+    Shots,
+    Store,
+    Task,
+    Workers,
+    Zero,
+    open_artifacts,
+)
+from orchestrator.cli.output import Printer
+
+if TYPE_CHECKING:
+    from orchestrator.artifacts.artifacts import Artifacts
+    from orchestrator.study import Plan, Study
+
+
+def train(
+    data: Data,
+    task: Task,
+    shots: Shots = 1,
+    preset: Preset = "paper",
+    workers: Workers = 1,
+    zero: Zero = 0,
+    seed: Seed = 0,
+    overrides: Overrides = None,
+    store: Store = DEFAULT_STORE,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Train Comp-GAN for a task, synthesize faces, and set what they are worth in a table.
+
+    Stages with a record in the store are not run again; the same command resumes what was interrupted.
+    """
+    printer, artifacts = Printer(json), open_artifacts(store)
+    study = build_study(artifacts, data, task, shots, preset, seed, overrides)
+    plan = study.plan(artifacts)
+    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address)
+    report(printer, artifacts, study, plan, seconds)
+
+
+def plan(
+    data: Data,
+    task: Task,
+    shots: Shots = 1,
+    preset: Preset = "paper",
+    workers: Workers = 1,
+    zero: Zero = 0,
+    seed: Seed = 0,
+    overrides: Overrides = None,
+    store: Store = DEFAULT_STORE,
+    address: Address = None,
+    json: Json = False,
+) -> None:
+    """Show what `orch train` with the same options would run, what is cached, and why. Touches nothing."""
+    printer, artifacts = Printer(json), open_artifacts(store)
+    study = build_study(artifacts, data, task, shots, preset, seed, overrides)
+    made = study.plan(artifacts)
+    printer.table(
+        ("stage", "state", "why", "fingerprint"),
+        [(step.stage.name, step.state, step.why, step.stage.fingerprint) for step in made.steps],
+    )
+    printer.note(f"{len(made.to_run)} of {len(made.steps)} stages would run, on {workers} worker(s) with ZeRO {zero}")
+    printer.facts(
+        {
+            "study": study.name,
+            "recipe": study.recipe.model_dump(mode="json", by_alias=True),
+            "stages": [
+                {"name": s.stage.name, "fingerprint": s.stage.fingerprint, "state": s.state, "why": s.why}
+                for s in made.steps
+            ],
+        }
+    )
+
+
+def build_study(
+    artifacts: Artifacts,
+    data: str,
+    task: str,
+    shots: int,
+    preset: str,
+    seed: int,
+    overrides: list[str] | None,
+    defaults: Mapping[str, str] | None = None,
+) -> Study:
+    """The study that the options name. Everything that can be wrong with them is found here, before Ray is started."""
+    from orchestrator.datasets import find_dataset
+    from orchestrator.study import Study, make_recipe
+
+    recipe = make_recipe(preset, task, shots, seed, {**(defaults or {}), **_pairs(overrides or [])})
+    return Study(recipe, find_dataset(artifacts.store, data)).checked()
+
+
+def run_plan(
+    printer: Printer,
+    artifacts: Artifacts,
+    study: Study,
+    plan: Plan,
+    workers: int,
+    zero: int,
+    address: str | None,
+) -> dict[str, float]:
+    """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint."""
+    seconds: dict[str, float] = {}
+    if not plan.to_run:
+        return seconds
+    from orchestrator.cli.progress import watch
+    from orchestrator.runtime.ray_train import Workers, ray_session, run
+    from orchestrator.study import Worker
+
+    artifacts.store.check()
+    with watch(printer.console, [stage.name for stage in plan.to_run]) as show:
+
+        def on_event(event: Mapping[str, object]) -> None:
+            show(event)
+            if event["kind"] == "stage" and event["state"] == "done":
+                seconds[str(event["fingerprint"])] = float(str(event["seconds"]))
+
+        with ray_session(address):
+            run(
+                Worker(plan.to_run, artifacts),
+                name=study.name,
+                workers=Workers(num_workers=workers, zero_stage=zero),
+                store=artifacts.store,
+                on_event=on_event,
+            )
+    return seconds
+
+
+def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, seconds: Mapping[str, float]) -> None:
+    """The table, what the judge reads, and where everything lies."""
+    from orchestrator.results import COLUMNS, table
+
+    records = study.records(artifacts)
+    rows = table(study.titles, records)
+    used = [column for column in COLUMNS if any(column in row.means for row in rows)]
+    draws = study.recipe.draws
+    printer.table(
+        (study.recipe.split.task, *(COLUMNS[column] for column in used)),
+        [(row.title, *(row.cell(column) for column in used)) for row in rows],
+        title=f"{study.description}: accuracy in %" + (f", mean ± s.e. over {draws} draws" if draws > 1 else ""),
+    )
+    for line in study.judged(records):
+        printer.note(line)
+    shown = artifacts.fetch(records["pictures"])
+    printer.note(f"faces:   {shown / 'faces.png'}")
+    printer.note(f"curves:  {shown / 'curves.png'}")
+    printer.note(f"records: {artifacts.store.url}/artifacts")
+    ran = {stage.fingerprint for stage in plan.to_run}
+    printer.facts(
+        {
+            "study": study.name,
+            "metrics": {row.variant: {"means": row.means, "errors": row.errors, "draws": row.draws} for row in rows}
+            | {"quality": records["quality"].metrics, "judge": records["judge"].metrics},
+            "stages": [
+                {
+                    "name": stage.name,
+                    "fingerprint": stage.fingerprint,
+                    "state": "run" if stage.fingerprint in ran else "cached",
+                    "seconds": seconds.get(stage.fingerprint, 0.0),
+                }
+                for stage in study.stages
+            ],
+            "records": [f"artifacts/{s.kind}/{s.fingerprint}/record.json" for s in study.stages if s.name in records],
+            "pictures": [str(shown / "faces.png"), str(shown / "curves.png")],
+        }
+    )
+
+
+def _pairs(overrides: list[str]) -> dict[str, str]:
+    from compgan_core.errors import ConfigurationError
+
+    pairs = {}
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"--set {text!r} has no value: write --set KEY=VALUE")
+        pairs[key] = value
+    return pairs

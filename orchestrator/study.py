@@ -1,0 +1,310 @@
+"""A study, top to bottom: which stages there are, what each needs, which must run, and running them.
+
+dataset -> faces -> split -> pretrain -> classifier -> compgan -> synthesis -> finetune -> evaluate, with the judge and the
+pictures beside it. A stage is a function of `compgan_core.stages` with arguments and inputs; the hash of those is its
+fingerprint, and a record under that fingerprint means that it need never run again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel
+
+from compgan_core import stages
+from compgan_core.data.splits import FEW_SHOT_TASKS, SplitRecipe
+from compgan_core.errors import DataError
+from compgan_core.recipe import Recipe, make_recipe
+from compgan_core.recognize import VARIANTS
+from orchestrator.artifacts.artifacts import Artifacts, Record
+from orchestrator.artifacts.fingerprint import fingerprint
+from orchestrator.artifacts.lease import Lease
+from orchestrator.datasets import Dataset
+from orchestrator.runtime.ray_train import RayRuntime
+
+__all__ = ["Plan", "Recipe", "Stage", "Study", "make_recipe"]
+
+# Raised by hand when a stage's code would make something else from the same arguments.
+VERSIONS: dict[str, int] = {}
+
+GRID_ROWS = 8
+LEASE_TTL_S = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """One thing to compute, once."""
+
+    kind: str
+    """The function of `compgan_core.stages`, and the stage's name in the store."""
+    arguments: Mapping[str, Any]
+    inputs: Mapping[str, Stage | Dataset]
+    label: str = ""
+    """Tells stages of one kind apart for a reader: variant and draw."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} {self.label}".strip()
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """The arguments as JSON can hold them."""
+        return {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in self.arguments.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        inputs = {name: stage.fingerprint for name, stage in self.inputs.items()}
+        return fingerprint(self.kind, VERSIONS.get(self.kind, 1), self.recipe, inputs)
+
+    def stage_inputs(self) -> list[Stage]:
+        return [stage for stage in self.inputs.values() if isinstance(stage, Stage)]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage, and what will become of it."""
+
+    stage: Stage
+    state: Literal["cached", "run", "not needed"]
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study would do, given what the store holds."""
+
+    steps: tuple[Step, ...]
+
+    @property
+    def to_run(self) -> tuple[Stage, ...]:
+        return tuple(step.stage for step in self.steps if step.state == "run")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One recipe on one data set."""
+
+    recipe: Recipe
+    dataset: Dataset
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages, each after its inputs. This is the pipeline."""
+        r, size, seed = self.recipe, self.recipe.faces.size, self.recipe.seed
+        network = {"network": r.network, "size": size, "seed": seed}
+        faces = Stage("faces", {"faces": r.faces, "seed": seed}, {"dataset": self.dataset})
+        split = Stage("split", {"split": _shared_split(r.split)}, {"faces": faces})
+        data = {"faces": faces, "split": split}
+        pretrain = Stage("pretrain", {**network, "training": r.pretrain}, data)
+        classifier = Stage("classifier", {**network, "training": r.classifier}, {**data, "pretrain": pretrain})
+        compgan = Stage(
+            "compgan",
+            {**network, "compgan": r.compgan, "lambda_": r.lambda_, "mu": r.mu},
+            {**data, "classifier": classifier},
+        )
+        judge = Stage("judge", {"judge": r.judge, "size": size, "seed": seed}, {"faces": faces})
+        generator = r.compgan.generator
+        quality = Stage(
+            "quality",
+            {**network, "generator": generator, "judge": r.judge},
+            {**data, "classifier": classifier, "compgan": compgan, "judge": judge},
+        )
+        pictures = Stage(
+            "pictures",
+            {"size": size, "generator": generator, "rows": GRID_ROWS, "seed": seed},
+            {**data, "pretrain": pretrain, "classifier": classifier, "compgan": compgan},
+        )
+        rows = [row for draw in range(r.draws) for row in self._rows(data, classifier, compgan, draw)]
+        return (faces, split, pretrain, classifier, compgan, judge, quality, pictures, *_unique(rows))
+
+    def _rows(self, data: dict[str, Stage], classifier: Stage, compgan: Stage, draw: int) -> list[Stage]:
+        """Synthesis, fine-tuning and evaluation of every variant for one draw of the shots."""
+        r = self.recipe
+        common: dict[str, Any] = {"size": r.faces.size, "seed": r.seed}
+        shots = {"shots_per_category": r.shots if r.split.task in FEW_SHOT_TASKS else 0, "draw": draw}
+        pools = {}
+        for kind in dict.fromkeys(k for v in r.variants for k in VARIANTS[v].added if k != "real"):
+            made_by = {} if kind == "degraded" else {"compgan": compgan}
+            arguments = {
+                **common,
+                **shots,
+                "generator": r.compgan.generator if made_by else None,
+                "kind": kind,
+                "pool": max(r.synth.pool, r.synth.count),
+            }
+            pools[kind] = Stage("synthesis", arguments, {**data, **made_by}, f"{kind} #{draw}")
+        stages = list(pools.values())
+        common["network"] = r.network
+        for name in r.variants:
+            variant, label = VARIANTS[name], f"{name} #{draw}"
+            training = {
+                **common,
+                **shots,
+                "finetune": r.finetune,
+                "added": variant.added,
+                "count": r.synth.count if variant.added else 0,
+            }
+            added = {**data, **{f"synthesis-{kind}": pools[kind] for kind in variant.added if kind in pools}}
+            tuned_label = f"{'+'.join(variant.added) or 'plain'} #{draw}"
+            tuned = Stage("finetune", training, {**added, "classifier": classifier}, tuned_label)
+            stages.append(tuned)
+            counting: dict[str, Any] = {**common, "generator": None, "references": 0}
+            inputs = {**data, "finetune": tuned}
+            if variant.combine:
+                turned = {"generator": r.compgan.generator}
+                by = {"finetune": tuned, "compgan": compgan}
+                combine = Stage("combine", {**training, **turned, "combine": r.combine}, {**added, **by}, label)
+                stages.append(combine)
+                counting |= {**turned, "references": r.combine.references}
+                inputs |= {"compgan": compgan, "combine": combine}
+            stages.append(Stage("evaluate", counting, inputs, label))
+        return stages
+
+    def checked(self) -> Study:
+        """Itself, if the data can serve the recipe; a sentence why not, otherwise."""
+        manifest = self.dataset.manifest
+        for what, names in (("poses", manifest.poses), ("expressions", manifest.expressions)):
+            if len(names) < 2:
+                raise DataError(
+                    f"training needs at least two {what}, and {manifest.name!r} has {', '.join(names) or 'none'}: "
+                    f"import faces that are labelled with more {what}"
+                )
+        return self
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """The rows of the table: variant -> title."""
+        return {variant: VARIANTS[variant].title for variant in self.recipe.variants}
+
+    @property
+    def description(self) -> str:
+        r = self.recipe
+        shots = f", {r.shots} shot{'s' * (r.shots > 1)}" if r.split.task in FEW_SHOT_TASKS else ""
+        return f"{r.split.task}{shots} on {self.dataset.manifest.name}, preset {r.preset}, seed {r.seed}"
+
+    def judged(self, records: Mapping[str, Record]) -> list[str]:
+        """What the judge reads in edited faces, in sentences."""
+        q, j = records["quality"].metrics, records["judge"].metrics
+        lines = [
+            f"judge on real faces: identity {j['real_identity']:.0f}%, pose {j['real_pose']:.0f}%, expression "
+            f"{j['real_expression']:.0f}%; blurred: {j['blurred_identity']:.0f}%, {j['blurred_pose']:.0f}%, "
+            f"{j['blurred_expression']:.0f}%"
+        ]
+        for name, title in (("P", "pose edits"), ("E", "expression edits"), ("PE", "pose, then expression")):
+            read = ", ".join(f"{what} {q[f'{name}_judge_{what}']:.0f}%" for what in ("identity", "pose", "expression"))
+            lines.append(f"{title}: {read}; L1 {q[f'{name}_l1']:.3f}, unedited {q[f'{name}_l1_of_source']:.3f}")
+        return lines
+
+    @property
+    def name(self) -> str:
+        """Names the Ray Train run: the same study resumes the same run."""
+        return f"{self.recipe.split.task}-{fingerprint('study', 1, {}, {s.name: s.fingerprint for s in self.stages})}"
+
+    def plan(self, artifacts: Artifacts) -> Plan:
+        """What would run, what is cached, and why. Touches nothing.
+
+        A stage runs when it has no record and either is a result itself or a stage that runs needs it.
+        """
+        recorded = {s.fingerprint: artifacts.record(s.kind, s.fingerprint) is not None for s in self.stages}
+        inputs = {i.fingerprint for s in self.stages for i in s.stage_inputs()}
+        wanted_by: dict[str, str] = {s.fingerprint: "a result" for s in self.stages if s.fingerprint not in inputs}
+        steps = []
+        for stage in reversed(self.stages):
+            reason = wanted_by.get(stage.fingerprint)
+            if recorded[stage.fingerprint]:
+                steps.append(Step(stage, "cached", "has a record"))
+            elif reason is None:
+                steps.append(Step(stage, "not needed", "everything that needs it is cached"))
+            else:
+                steps.append(Step(stage, "run", reason if reason == "a result" else f"needed by {reason}"))
+                for needed in stage.stage_inputs():
+                    wanted_by.setdefault(needed.fingerprint, stage.name)
+        return Plan(tuple(reversed(steps)))
+
+    def records(self, artifacts: Artifacts) -> dict[str, Record]:
+        """The records there are, by stage name."""
+        found = {stage.name: artifacts.record(stage.kind, stage.fingerprint) for stage in self.stages}
+        return {name: record for name, record in found.items() if record}
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The body of every training worker: run the stages of a plan, one after another."""
+
+    stages: tuple[Stage, ...]
+    artifacts: Artifacts
+
+    def __call__(self, runtime: RayRuntime) -> None:
+        for stage in self.stages:
+            self._run(stage, runtime)
+
+    def _run(self, stage: Stage, runtime: RayRuntime) -> None:
+        """Compute a stage and record it, unless it is or is being recorded elsewhere. Collective."""
+        home = (stage.kind, stage.fingerprint)
+        lease = Lease(self.artifacts.store, *home, ttl_s=LEASE_TTL_S)
+        try:
+            if not self._ours(stage, lease, runtime):
+                runtime.emit(_event(stage, "cached"))
+                return
+            runtime.begin(*home)
+            runtime.emit(_event(stage, "running"))
+            started = time.monotonic()
+            inputs = {name: self._fetch(source) for name, source in stage.inputs.items()}
+            with tempfile.TemporaryDirectory(prefix="compgan-") as scratch:
+                metrics = getattr(stages, stage.kind)(inputs, Path(scratch), runtime, **stage.arguments)
+                if runtime.rank == 0:
+                    self._publish(stage, Path(scratch), metrics, time.monotonic() - started)
+            runtime.barrier()  # the next stage reads what rank 0 has just written
+            runtime.emit(_event(stage, "done", time.monotonic() - started))
+        finally:
+            lease.release()
+
+    def _ours(self, stage: Stage, lease: Lease, runtime: RayRuntime) -> bool:
+        """Wait until the stage is ours to compute (True), or has a record (False).
+
+        All workers look together, time and again, so that none waits in a collective for as long as a stage may take.
+        """
+        while True:
+            verdict = torch.zeros(1, device=runtime.device)
+            if runtime.rank == 0:
+                acquired = lease.try_acquire()  # before the record is read: it may be written in between
+                recorded = self.artifacts.record(stage.kind, stage.fingerprint) is not None
+                verdict += 2 if recorded else int(acquired)
+            verdict = runtime.all_reduce_sum(verdict)
+            if verdict.item():
+                return verdict.item() == 1
+            time.sleep(1)
+
+    def _fetch(self, source: Stage | Dataset) -> Path:
+        if isinstance(source, Dataset):
+            return source.fetch(self.artifacts)
+        record = self.artifacts.record(source.kind, source.fingerprint)
+        assert record is not None, f"{source.name} runs before what needs it"
+        return self.artifacts.fetch(record)
+
+    def _publish(self, stage: Stage, out: Path, metrics: dict[str, float], seconds: float) -> None:
+        inputs = {name: i.fingerprint for name, i in stage.inputs.items()}
+        self.artifacts.publish(
+            stage.kind, stage.fingerprint, out, recipe=stage.recipe, inputs=inputs, metrics=metrics, seconds=seconds
+        )
+
+
+def _event(stage: Stage, state: str, seconds: float | None = None) -> dict[str, Any]:
+    return {"kind": "stage", "name": stage.name, "fingerprint": stage.fingerprint, "state": state, "seconds": seconds}
+
+
+def _shared_split(recipe: SplitRecipe) -> SplitRecipe:
+    """A zero-shot task has the split of its few-shot twin, so that they share everything up to the shots."""
+    twin = {"ER-ZID": "ER-FID", "ER-ZP": "ER-FP"}.get(recipe.task)
+    return recipe.model_copy(update={"task": twin}) if twin else recipe
+
+
+def _unique(stages: list[Stage]) -> list[Stage]:
+    return list({stage.fingerprint: stage for stage in stages}.values())
