@@ -55,7 +55,7 @@ class SetMetrics(NamedTuple):
     """Eq. (14) to (18), of label sets."""
 
     mean_accuracy: float
-    """Eq. (14), over the attributes that occur both present and absent."""
+    """Eq. (14), over the attributes that occur both present and absent; NaN where there is none."""
     accuracy: float
     precision: float
     recall: float
@@ -81,7 +81,7 @@ def set_metrics(truth: np.ndarray, predicted: np.ndarray) -> SetMetrics:
     precision = (both / np.maximum(f.sum(1), 1)).mean()
     recall = (both / y.sum(1)).mean()
     return SetMetrics(
-        mean_accuracy=float(rates[usable].mean() / 2),
+        mean_accuracy=float(rates[usable].mean() / 2) if usable.any() else float("nan"),
         accuracy=float((both / (y | f).sum(1)).mean()),
         precision=float(precision),
         recall=float(recall),
@@ -91,12 +91,14 @@ def set_metrics(truth: np.ndarray, predicted: np.ndarray) -> SetMetrics:
 
 
 def mean_accuracy(counts: np.ndarray) -> float:
-    """Eq. (14) of single labels as one-hot sets, from a confusion matrix (classes, classes)."""
+    """Eq. (14) of single labels as one-hot sets, from a confusion matrix (classes, classes); NaN for one class alone."""
     counts = np.asarray(counts, dtype=np.float64)
     total, positives, hits = counts.sum(), counts.sum(1), np.diag(counts)
     negatives = total - positives
     true_negatives = total - positives - counts.sum(0) + hits
     usable = (positives > 0) & (negatives > 0)
+    if not usable.any():
+        return float("nan")
     return float((hits[usable] / positives[usable] + true_negatives[usable] / negatives[usable]).mean() / 2)
 
 

@@ -34,8 +34,8 @@ class FacesRecipe(BaseModel):
     """Side of the square images in the tensor cache, in pixels."""
     size: int = 128
     """Side of what the networks see: a random crop in training, the centre in evaluation."""
-    expressions: int | None = None
-    """Use only this many expressions, chosen by seed; None uses all."""
+    max_expressions: int = Field(0, ge=0)
+    """Use at most this many expressions, drawn by seed; 0 uses all."""
 
 
 class JudgeRecipe(BaseModel):
@@ -91,7 +91,9 @@ PAPER: dict[str, Any] = {
         "training": {"optimizer": SGD.model_copy(update={"lr": 0.001}), "schedule": {"epochs": 10}},
     },
     "combine": {"optimizer": SGD.model_copy(update={"lr": 0.001}), "schedule": {"epochs": 10}},
-    "judge": {"training": {"optimizer": {"name": "adam", "lr": 1e-3, "betas": (0.9, 0.999)}, "dropout": 0.2}},
+    "judge": {
+        "training": {"optimizer": {"name": "adam", "lr": 1e-3, "betas": (0.9, 0.999)}, "dropout": 0.2, "degrade": True}
+    },
 }
 
 _ADAM = OptimizerRecipe(name="adam", lr=2e-3, betas=(0.9, 0.999), max_grad_norm=5)
@@ -107,7 +109,7 @@ def _small(size: int, stored: int, width: int, steps: int) -> dict[str, Any]:
         return {"schedule": schedule, "optimizer": optimizer, "dropout": 0.2, "heads": _HEADS, **more}
 
     return {
-        "faces": {"size": size, "stored_size": stored, "expressions": 16},
+        "faces": {"size": size, "stored_size": stored, "max_expressions": 16},
         "network": {"channels": (width, 2 * width, 4 * width, 3 * width), "blocks": (1, 1, 1, 1), "feature": 64},
         "pretrain": supervised(steps // 4, heads=IDENTITY_ONLY),
         "classifier": supervised(steps),
@@ -124,7 +126,7 @@ def _small(size: int, stored: int, width: int, steps: int) -> dict[str, Any]:
         "combine": {"schedule": {"steps": 160, "hold": 0.6}, "optimizer": {"name": "adam", "lr": 1e-3}, "dropout": 0.2},
         "judge": {
             "network": {"width": 16, "downs": 3, "feature": 128},
-            "training": supervised(steps),
+            "training": supervised(steps, degrade=True),
         },
     }
 

@@ -5,6 +5,7 @@ The rows of Table 5, and the controls without which a gain means nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -232,7 +233,7 @@ def summary(counts: TestCounts) -> dict[str, float]:
         "pooled_macro_recall": pooled.macro_recall,
         "pooled_macro_f1": pooled.macro_f1,
     }
-    return {name: round(100 * float(value), 3) for name, value in figures.items()}
+    return {name: round(100 * float(value), 3) for name, value in figures.items() if not math.isnan(value)}
 
 
 def _chunks(rows: Rows) -> Iterator[tuple[int, Rows]]:

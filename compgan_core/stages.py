@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from compgan_core import quality as quality_of
-from compgan_core import randomness, recognize, synthesize, transforms
+from compgan_core import randomness, recognize, synthesize
 from compgan_core.compgan import CompGAN
 from compgan_core.data.cache import Faces, build_cache, write_cache
 from compgan_core.data.labels import Rows, check_trainable, choose_expressions
@@ -45,7 +45,7 @@ def faces(inputs: Inputs, out: Path, runtime: Runtime, *, faces: FacesRecipe, se
     """The tensor cache: images of the chosen expressions, decoded and resized once. Input: dataset."""
     if runtime.rank == 0:
         labels = read_labels(inputs["dataset"])
-        names = choose_expressions(labels, faces.expressions or 0, seed)
+        names = choose_expressions(labels, min(faces.max_expressions, len(labels.expressions)), seed)
         build_cache(inputs["dataset"], out, size=faces.stored_size, expressions=names)
         made = Faces.open(out).labels
         check_trainable(made)
@@ -109,11 +109,7 @@ def judge(inputs: Inputs, out: Path, runtime: Runtime, *, judge: JudgeRecipe, si
     model = _judge(judge, size, data, seed).to(runtime.device)
     rows, held_out = quality_of.judge_rows(len(data.labels), seed)
     source = supervised.epochs_of(data, rows, size, seed + 1, runtime.device)
-
-    def augment(x: Tensor, numbers: Tensor) -> Tensor:
-        return transforms.degrade(x, seed + 1, numbers)
-
-    history = supervised.train(runtime, model, source, judge.training, len(rows), seed + 1, augment)
+    history = supervised.train(runtime, model, source, judge.training, len(rows), seed + 1)
     _write(runtime, out, history, judge=model)
     return quality_of.ceiling(model, data, held_out, size, runtime.device)
 

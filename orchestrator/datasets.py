@@ -6,6 +6,7 @@ datasets/<name>.json               written last; importing under a used name rep
 
 from __future__ import annotations
 
+import inspect
 import re
 import tempfile
 import time
@@ -51,7 +52,7 @@ class Dataset(BaseModel, frozen=True, extra="forbid"):
 def import_dataset(
     artifacts: Artifacts,
     format: str,  # noqa: A002
-    source: Path,
+    source: Path | None,
     name: str,
     *,
     keep_going: bool = False,
@@ -59,16 +60,16 @@ def import_dataset(
 ) -> Dataset:
     """Bring labelled faces from this machine into the store. Either all is stored, or nothing under this name.
 
+    source: None for a format that makes its faces itself.
     keep_going: leave out images that do not decode, and list them in the manifest.
     on_face: called with the number of faces read so far.
 
     Raises:
-        ConfigurationError: an unknown format, or a name that cannot be one.
+        ConfigurationError: an unknown format, a source where there is none to be or none where there is, or a name
+            that cannot be one.
         DataError: the source cannot be read, or, without `keep_going`, an image does not decode.
     """
-    if format not in FORMATS:
-        raise ConfigurationError(f"there is no format {format!r}: {did_you_mean(format, sorted(FORMATS))}")
-    faces = _counted(FORMATS[format](source), on_face)
+    faces = _counted(_read(format, source), on_face)
     return add_dataset(artifacts, faces, name, source_format=format, keep_going=keep_going)
 
 
@@ -85,8 +86,13 @@ def add_dataset(
     artifacts.store.check()  # now, rather than after an hour of decoding
     with tempfile.TemporaryDirectory(prefix="compgan-import-") as scratch:
         directory = Path(scratch)
-        on_bad = "quarantine" if keep_going else "stop"
-        manifest = write_dataset(faces, directory, name=name, source_format=source_format, on_bad=on_bad)
+        manifest = write_dataset(
+            faces,
+            directory,
+            name=name,
+            source_format=source_format,
+            on_bad="quarantine" if keep_going else "stop",
+        )
         dataset = _describe(manifest, read_labels(directory))
         artifacts.publish(
             STAGE,
@@ -143,6 +149,17 @@ def write_sheet(directory: Path, path: Path, *, identities: int = 3, poses: int 
     rows = [[images.get(keys.get((i, p, e), ""), blank) for e in columns] for i in people for p in views]
     captions = [[f"{labels.identities[i]} {labels.poses[p]}"] * len(columns) for i in people for p in views]
     face_grid(rows, [labels.expressions[e] for e in columns], captions, [False] * len(columns), path)
+
+
+def _read(format: str, source: Path | None) -> Iterator[Face | Skipped]:  # noqa: A002
+    if format not in FORMATS:
+        raise ConfigurationError(f"there is no format {format!r}: {did_you_mean(format, sorted(FORMATS))}")
+    takes_source = "source" in inspect.signature(FORMATS[format]).parameters
+    if takes_source and source is None:
+        raise ConfigurationError(f"{format} needs a SOURCE: name the archive or the directory")
+    if source is not None and not takes_source:
+        raise ConfigurationError(f"{format} makes its own faces and reads no SOURCE: leave out {str(source)!r}")
+    return FORMATS[format](source) if takes_source else FORMATS[format]()
 
 
 def _describe(manifest: Manifest, labels: Labels) -> Dataset:

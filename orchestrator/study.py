@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel
@@ -23,13 +23,22 @@ from compgan_core.data.splits import FEW_SHOT_TASKS, SplitRecipe
 from compgan_core.errors import DataError
 from compgan_core.recipe import Recipe, make_recipe
 from compgan_core.recognize import VARIANTS
+from compgan_core.training.runtime import Runtime
 from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.artifacts.fingerprint import fingerprint
 from orchestrator.artifacts.lease import Lease
 from orchestrator.datasets import Dataset
-from orchestrator.runtime.ray_train import RayRuntime
+from orchestrator.runtime.checkpoints import Checkpoints
 
-__all__ = ["Plan", "Recipe", "Stage", "Study", "make_recipe"]
+class StageRuntime(Runtime, Protocol):
+    """A Runtime that is told which stage it works for."""
+
+    def begin(self, stage: str, fingerprint: str) -> None:
+        """From here on, checkpoints and reports belong to this stage."""
+
+    def emit(self, event: dict[str, Any]) -> None:
+        """Tell whoever watches."""
+
 
 # Raised by hand when a stage's code would make something else from the same arguments.
 VERSIONS: dict[str, int] = {}
@@ -225,7 +234,7 @@ class Study:
             else:
                 steps.append(Step(stage, "run", reason if reason == "a result" else f"needed by {reason}"))
                 for needed in stage.stage_inputs():
-                    wanted_by.setdefault(needed.fingerprint, stage.name)
+                    wanted_by[needed.fingerprint] = stage.name
         return Plan(tuple(reversed(steps)))
 
     def records(self, artifacts: Artifacts) -> dict[str, Record]:
@@ -241,11 +250,11 @@ class Worker:
     stages: tuple[Stage, ...]
     artifacts: Artifacts
 
-    def __call__(self, runtime: RayRuntime) -> None:
+    def __call__(self, runtime: StageRuntime) -> None:
         for stage in self.stages:
             self._run(stage, runtime)
 
-    def _run(self, stage: Stage, runtime: RayRuntime) -> None:
+    def _run(self, stage: Stage, runtime: StageRuntime) -> None:
         """Compute a stage and record it, unless it is or is being recorded elsewhere. Collective."""
         home = (stage.kind, stage.fingerprint)
         lease = Lease(self.artifacts.store, *home, ttl_s=LEASE_TTL_S)
@@ -266,7 +275,7 @@ class Worker:
         finally:
             lease.release()
 
-    def _ours(self, stage: Stage, lease: Lease, runtime: RayRuntime) -> bool:
+    def _ours(self, stage: Stage, lease: Lease, runtime: StageRuntime) -> bool:
         """Wait until the stage is ours to compute (True), or has a record (False).
 
         All workers look together, time and again, so that none waits in a collective for as long as a stage may take.
@@ -294,6 +303,7 @@ class Worker:
         self.artifacts.publish(
             stage.kind, stage.fingerprint, out, recipe=stage.recipe, inputs=inputs, metrics=metrics, seconds=seconds
         )
+        Checkpoints(self.artifacts.store, stage.kind, stage.fingerprint).discard()
 
 
 def _event(stage: Stage, state: str, seconds: float | None = None) -> dict[str, Any]:

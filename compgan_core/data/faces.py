@@ -33,8 +33,8 @@ def draw(identity: int, pose: str, expression: str, frame: int, size: int, seed:
     rng = generator(seed, "camera", identity, expression, frame, pose)
     yaw, pitch = (angle + rng.uniform(-3, 3) for angle in POSES[pose])
     turn = _rotation(yaw, pitch + look.nod, look.tilt + rng.uniform(-2, 2))
-    ground = _grid(size * SAMPLES) * rng.uniform(0.90, 0.95) + np.float32([[rng.uniform(-0.03, 0.03)], [-0.09]])
-    light = _unit(np.float32([[rng.uniform(-0.6, 0.2)], [rng.uniform(0.4, 0.8)], [1.0]]))
+    ground = _grid(size * SAMPLES) * rng.uniform(0.90, 0.95) + _column(rng.uniform(-0.03, 0.03), -0.09)
+    light = _unit(_column(rng.uniform(-0.6, 0.2), rng.uniform(0.4, 0.8), 1))
     picture = _Scene(person(identity, seed), look, turn, ground, light[:, 0] @ turn).render()
     pixels = picture.reshape(3, size, SAMPLES, size, SAMPLES).mean(axis=(2, 4)).transpose(1, 2, 0)
     pixels = pixels * (255 * rng.uniform(0.96, 1.04)) + rng.normal(0, 1.2, pixels.shape)
@@ -56,7 +56,7 @@ class _Scene:
     def render(self) -> Array:
         """RGB in [0, 1], (3, n)."""
         dusk = 1 + 0.10 * np.minimum(self.height, 0)
-        picture = np.float32(self.who.background)[:, None] * dusk
+        picture = _column(*self.who.background) * dusk
         head, torso, cap = self._head(), TORSO, (self._cap(),)
         style = self.who.hair_style
         cap_depth = self._depth(cap)
@@ -96,9 +96,9 @@ class _Scene:
         """Where each ray first meets one of the parts, (n,); `MISS` where it does not."""
         depth = np.full(self.origin.shape[1], MISS)
         for centre, radii in parts:
-            r = np.float32(radii)
-            d = self.toward_viewer / r
-            ox, oy, oz = (self.origin - np.float32(centre)[:, None]) / r[:, None]
+            r = _column(*radii)
+            d = self.toward_viewer / r[:, 0]
+            ox, oy, oz = (self.origin - _column(*centre)) / r
             a, b = d @ d, d[0] * ox + d[1] * oy + d[2] * oz
             root = b * b - a * (ox * ox + oy * oy + oz * oz - 1)
             hit = np.flatnonzero(root > 0)
@@ -114,8 +114,8 @@ def _normal(parts: tuple[Ellipsoid, ...], point: Array) -> Array:
     """Unit normals (3, n) of a surface that runs smoothly from one part into the next."""
     total = np.zeros_like(point)
     for centre, radii in parts:
-        r = np.float32(radii)[:, None]
-        offset = (point - np.float32(centre)[:, None]) / r
+        r = _column(*radii)
+        offset = (point - _column(*centre)) / r
         distance = (offset * offset).sum(axis=0)  # 1 on the part's own surface, more outside
         total += _unit(offset / r) * np.exp(-8 * np.abs(distance - 1))
     return _unit(total)
@@ -135,6 +135,10 @@ def _rotation(yaw: float, pitch: float, roll: float) -> Array:
     around_x = np.array([[1, 0, 0], [0, cp, sp], [0, -sp, cp]])
     around_z = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
     return (around_z @ around_x @ around_y).astype(np.float32)
+
+
+def _column(*values: float) -> Array:
+    return np.array(values, dtype=np.float32)[:, None]
 
 
 def _unit(vectors: Array) -> Array:

@@ -98,7 +98,8 @@ class Labels:
             position = {name: i for i, name in enumerate(like.names(attribute))} | {"": -1}
             if unknown := set(self.named(attribute)) - position.keys():
                 raise DataError(
-                    f"the {attribute} {min(unknown)!r} is not in the vocabulary of the data: use faces of it"
+                    f"the {attribute} {min(unknown)!r} does not occur in the data that these faces should belong to: "
+                    "make them again from this data"
                 )
             codes[attribute] = np.array([position[name] for name in self.named(attribute)], dtype=np.int32)
         return replace(

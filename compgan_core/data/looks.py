@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from colorsys import hsv_to_rgb
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,92 +16,123 @@ Colour = tuple[float, float, float]
 class Look(NamedTuple):
     """The muscles of an expression. The defaults are the neutral face."""
 
-    brow_raise: float = 0.0
-    brow_tilt: float = 0.0
-    """Positive: inner ends down, as in anger; negative: inner ends up, as in sorrow."""
-    brow_skew: float = 0.0
-    """Raises one brow and lowers the other."""
-    upper_lid: float = 1.0
-    lower_lid: float = -0.6
-    """Heights of the lids' middle; equal ones shut the eye, above the corners in joy, below them at rest."""
-    gaze_x: float = 0.0
-    gaze_y: float = 0.0
-    pupil: float = 1.0
-    mouth_width: float = 1.0
-    mouth_curve: float = 0.0
-    mouth_skew: float = 0.0
-    mouth_open: float = 0.0
-    teeth: float = 0.0
+    brow: tuple[float, ...] = (0, 0, 0)
+    """Raise; tilt, positive with the inner ends down as in anger, negative with them up as in sorrow; and skew, which
+    raises one brow and lowers the other."""
+    lids: tuple[float, ...] = (1, -0.6)
+    """Heights of the upper and lower lid in the middle. Equal ones shut the eye: above its corners in joy, below at
+    rest."""
+    gaze: tuple[float, ...] = (0, 0)
+    """To the right of the picture, and up."""
+    mouth: tuple[float, ...] = (1, 0, 0, 0)
+    """Width; curve, positive with the corners up; skew, which lifts one corner; and how far open it is."""
+    teeth: float = 0
     """1 shows the upper row, 2 both rows clenched."""
-    blush: float = 0.0
-    nose_wrinkle: float = 0.0
-    furrow: float = 0.0
+    pupil: float = 1
+    blush: float = 0
+    nose_wrinkle: float = 0
+    furrow: float = 0
     """Lines between the brows."""
-    bags: float = 0.0
-    tears: float = 0.0
-    sweat: float = 0.0
-    nod: float = 0.0
-    tilt: float = 0.0
-    """Degrees: the chin up, and the head to one side."""
+    bags: float = 0
+    tears: float = 0
+    sweat: float = 0
+    nod: float = 0
+    """Degrees that the chin is up."""
+    tilt: float = 0
+    """Degrees that the head leans to the left of the picture."""
 
 
 EXPRESSIONS: dict[str, Look] = {
-    "aggression": Look(-0.7, 1.3, 0, 0.75, -0.35, 0, 0, 0.8, 1.15, -0.5, 0, 0.42, 2, 0.25, 0.8, 1, nod=-4),
-    "angry": Look(-0.8, 1.2, 0, 0.7, -0.45, 0, 0, 0.8, 0.85, -0.9, 0, 0, 0, 0.3, 0, 1, nod=-4),
-    "boredom": Look(-0.1, 0, 0, 0.12, -0.65, 0.55, 0.1, 1, 0.85, -0.1, 0.35, 0, tilt=9),
-    "calm": Look(0.15, -0.15, 0, -0.5, -0.56, mouth_width=0.9, mouth_curve=0.5),
-    "concentration": Look(-0.55, 0.5, 0, 0.5, -0.45, 0, -0.35, 0.9, 0.5, -0.1, 0, 0, furrow=0.8, nod=-3),
-    "confusion": Look(0.2, -0.2, 0.75, 1.05, -0.6, 0.35, 0.45, 0.9, 0.6, -0.35, -0.5, 0.16, tilt=-10),
-    "contempt": Look(0.0, 0.25, -0.4, 0.4, -0.5, 0.25, -0.1, 1, 0.9, 0.15, 1.25, nod=5, tilt=4),
-    "disgust": Look(-0.5, 0.6, 0, 0.4, -0.1, 0, -0.2, 0.9, 0.85, -1.15, 0.35, 0.2, 1, 0, 1, 0.4, nod=2),
-    "ecstasy": Look(
-        0.7, -0.3, 0, 0.75, 0.66, mouth_width=1.15, mouth_curve=1.1, mouth_open=0.9, teeth=1, blush=0.6, nod=9
+    "aggression": Look(
+        brow=(-0.7, 1.3, 0),
+        lids=(0.75, -0.35),
+        mouth=(1.15, -0.5, 0, 0.42),
+        teeth=2,
+        pupil=0.8,
+        blush=0.25,
+        nose_wrinkle=0.8,
+        furrow=1,
+        nod=-4,
     ),
-    "embarrassed": Look(0.35, -0.7, 0, 0.7, -0.35, -0.5, -0.4, 1, 0.75, 0.45, -0.5, blush=1, sweat=0.0, tilt=7, nod=-4),
-    "fatigue": Look(0.1, -0.45, 0, -0.1, -0.6, 0, -0.3, 0.9, 0.6, -0.3, 0, 0.14, bags=1, tilt=-5, nod=-4),
-    "fear": Look(0.75, -0.9, 0, 1.4, -0.95, 0, 0, 0.5, 1.05, -0.65, 0, 0.3, 2, nod=-2),
-    "grief": Look(
-        0.1, -1.3, 0, -0.3, -0.36, mouth_width=0.95, mouth_curve=-1.2, mouth_open=0.42, blush=0.35, tears=1, nod=-4
+    "angry": Look(
+        brow=(-0.8, 1.2, 0), lids=(0.7, -0.45), mouth=(0.85, -0.9, 0, 0), pupil=0.8, blush=0.3, furrow=1, nod=-4
     ),
-    "joy": Look(0.25, -0.1, 0, 0.9, -0.15, mouth_width=1.15, mouth_curve=1.0, mouth_open=0.5, teeth=1, blush=0.4),
-    "love": Look(0.4, -0.35, 0, 1.0, -0.35, 0, 0.1, 1.6, 0.85, 0.95, blush=0.9, tilt=-9),
+    "boredom": Look(brow=(-0.1, 0, 0), lids=(0.12, -0.65), gaze=(0.55, 0.1), mouth=(0.85, -0.1, 0.35, 0), tilt=9),
+    "calm": Look(brow=(0.15, -0.15, 0), lids=(-0.5, -0.56), mouth=(0.9, 0.5, 0, 0)),
+    "concentration": Look(
+        brow=(-0.55, 0.5, 0), lids=(0.5, -0.45), gaze=(0, -0.35), mouth=(0.5, -0.1, 0, 0), pupil=0.9, furrow=0.8, nod=-3
+    ),
+    "confusion": Look(
+        brow=(0.2, -0.2, 0.75),
+        lids=(1.05, -0.6),
+        gaze=(0.35, 0.45),
+        mouth=(0.6, -0.35, -0.5, 0.16),
+        pupil=0.9,
+        tilt=-10,
+    ),
+    "contempt": Look(
+        brow=(0, 0.25, -0.4), lids=(0.4, -0.5), gaze=(0.25, -0.1), mouth=(0.9, 0.15, 1.25, 0), nod=5, tilt=4
+    ),
+    "disgust": Look(
+        brow=(-0.5, 0.6, 0),
+        lids=(0.4, -0.1),
+        gaze=(0, -0.2),
+        mouth=(0.85, -1.15, 0.35, 0.2),
+        teeth=1,
+        pupil=0.9,
+        nose_wrinkle=1,
+        furrow=0.4,
+        nod=2,
+    ),
+    "ecstasy": Look(brow=(0.7, -0.3, 0), lids=(0.75, 0.66), mouth=(1.15, 1.1, 0, 0.9), teeth=1, blush=0.6, nod=9),
+    "embarrassed": Look(
+        brow=(0.35, -0.7, 0), lids=(0.7, -0.35), gaze=(-0.5, -0.4), mouth=(0.75, 0.45, -0.5, 0), blush=1, nod=-4, tilt=7
+    ),
+    "fatigue": Look(
+        brow=(0.1, -0.45, 0),
+        lids=(-0.1, -0.6),
+        gaze=(0, -0.3),
+        mouth=(0.6, -0.3, 0, 0.14),
+        pupil=0.9,
+        bags=1,
+        nod=-4,
+        tilt=-5,
+    ),
+    "fear": Look(brow=(0.75, -0.9, 0), lids=(1.4, -0.95), mouth=(1.05, -0.65, 0, 0.3), teeth=2, pupil=0.5, nod=-2),
+    "grief": Look(brow=(0.1, -1.3, 0), lids=(-0.3, -0.36), mouth=(0.95, -1.2, 0, 0.42), blush=0.35, tears=1, nod=-4),
+    "joy": Look(brow=(0.25, -0.1, 0), lids=(0.9, -0.15), mouth=(1.15, 1, 0, 0.5), teeth=1, blush=0.4),
+    "love": Look(
+        brow=(0.4, -0.35, 0), lids=(1, -0.35), gaze=(0, 0.1), mouth=(0.85, 0.95, 0, 0), pupil=1.6, blush=0.9, tilt=-9
+    ),
     "neutral": Look(),
     "pain": Look(
-        -0.7,
-        0.5,
-        0,
-        0.05,
-        0.0,
-        mouth_width=1.2,
-        mouth_curve=-0.35,
-        mouth_open=0.45,
-        teeth=2,
-        nose_wrinkle=0.7,
-        furrow=0.9,
-        tilt=6,
+        brow=(-0.7, 0.5, 0), lids=(0.05, 0), mouth=(1.2, -0.35, 0, 0.45), teeth=2, nose_wrinkle=0.7, furrow=0.9, tilt=6
     ),
-    "panic": Look(1.0, -0.6, 0, 1.55, -1.1, 0, 0, 0.35, 0.95, -0.7, 0, 1.05, 0, sweat=1),
-    "pride": Look(0.3, 0.2, 0, 0.2, -0.5, 0, -0.25, 1, 1.0, 0.85, 0, nod=13),
-    "sadness": Look(0.1, -1.1, 0, 0.65, -0.6, 0, -0.5, 1, 0.8, -0.95, nod=-5, tilt=3),
-    "shock": Look(1.2, 0.1, 0, 1.5, -1.1, 0, 0, 0.45, 0.72, 0, 0, 1.55, nod=3),
-    "surprise": Look(1.0, -0.1, 0, 1.3, -0.85, 0, 0, 0.9, 0.45, 0, 0, 0.75),
-    "suspicion": Look(-0.35, 0.45, 0.6, 0.2, -0.25, 0.75, 0, 0.9, 0.75, -0.35, -0.6, tilt=5),
-    "worry": Look(0.35, -1.0, 0, 1.05, -0.6, -0.5, 0.15, 0.85, 0.7, -0.5, 0.3, sweat=0.8),
+    "panic": Look(brow=(1, -0.6, 0), lids=(1.55, -1.1), mouth=(0.95, -0.7, 0, 1.05), pupil=0.35, sweat=1),
+    "pride": Look(brow=(0.3, 0.2, 0), lids=(0.2, -0.5), gaze=(0, -0.25), mouth=(1, 0.85, 0, 0), nod=13),
+    "sadness": Look(brow=(0.1, -1.1, 0), lids=(0.65, -0.6), gaze=(0, -0.5), mouth=(0.8, -0.95, 0, 0), nod=-5, tilt=3),
+    "shock": Look(brow=(1.2, 0.1, 0), lids=(1.5, -1.1), mouth=(0.72, 0, 0, 1.55), pupil=0.45, nod=3),
+    "surprise": Look(brow=(1, -0.1, 0), lids=(1.3, -0.85), mouth=(0.45, 0, 0, 0.75), pupil=0.9),
+    "suspicion": Look(
+        brow=(-0.35, 0.45, 0.6), lids=(0.2, -0.25), gaze=(0.75, 0), mouth=(0.75, -0.35, -0.6, 0), pupil=0.9, tilt=5
+    ),
+    "worry": Look(
+        brow=(0.35, -1, 0), lids=(1.05, -0.6), gaze=(-0.5, 0.15), mouth=(0.7, -0.5, 0.3, 0), pupil=0.85, sweat=0.8
+    ),
 }
 
 
 def at_strength(look: Look, rng: np.random.Generator) -> Look:
     """The expression at 85 to 100 % of its strength, and the gaze not quite still."""
     strength = rng.uniform(0.85, 1.0)
-    made = Look(*(rest + strength * (full - rest) for rest, full in zip(Look(), look, strict=True)))
-    wander_x, wander_y = rng.uniform(-0.12, 0.12, 2).tolist()
-    return made._replace(
-        gaze_x=made.gaze_x + wander_x,
-        gaze_y=made.gaze_y + wander_y,
-        teeth=look.teeth,
-        upper_lid=look.upper_lid,  # lids that nearly shut would stay ajar
-        lower_lid=look.lower_lid,
-    )
+
+    def weakened(muscle: str) -> Any:
+        rest, full = np.array(getattr(Look(), muscle)), np.array(getattr(look, muscle))
+        return (rest + strength * (full - rest)).tolist()
+
+    made = Look(**{muscle: weakened(muscle) for muscle in Look._fields})
+    gaze = tuple(np.add(made.gaze, rng.uniform(-0.12, 0.12, 2)).tolist())
+    return made._replace(gaze=gaze, teeth=look.teeth, lids=look.lids)  # weaker lids would leave shut eyes ajar
 
 
 class Ellipsoid(NamedTuple):
@@ -161,7 +192,7 @@ _SKIN = (
     (0.88, 0.68, 0.50),
     (0.76, 0.54, 0.38),
     (0.58, 0.39, 0.27),
-    (0.43, 0.28, 0.20),
+    (0.48, 0.32, 0.23),
 )
 _HAIR = (
     (0.10, 0.08, 0.08),
@@ -197,7 +228,7 @@ def person(identity: int, seed: int) -> Person:
         brow_weight=rng.uniform(0.8, 1.35),
         nose=rng.uniform(0.8, 1.25),
         lips=rng.uniform(0.1, 0.8),
-        beard=float(rng.choice([0, 0, 0, 0.35, 0.85])) if style.beard else 0.0,
+        beard=float(rng.choice([0, 0, 0, 0.25, 0.8])) if style.beard else 0.0,
         freckles=float(rng.random() < 0.2 and not dark),
     )
 

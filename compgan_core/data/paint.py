@@ -1,6 +1,6 @@
 """What is painted on the surfaces of a procedural face. Points and colours are float32 arrays (3, n).
 
-Skin is painted in its own coordinates: u, the arc length around the head from the middle of the face, and v, the height.
+Skin is painted in its own coordinates: u, the arc length around the head from the middle of the face; v, the height.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def _eye(canvas: _Canvas, who: Person, look: Look, side: int) -> None:
     width, height = 0.150 * who.eye_size, 0.100 * who.eye_size
     x, y = (canvas.u - side * who.eye_gap) * side, canvas.v - EYE_V
     arch, inside = 1 - (x / width) ** 2, np.abs(x) < width
-    upper, lower = look.upper_lid * height * arch, look.lower_lid * height * arch
+    upper, lower = (lid * height * arch for lid in look.lids)
     white = inside & (y < upper) & (y > lower)
     canvas.fill(
         inside & (y < 1.15 * height * arch) & (y > -0.8 * height * arch) & ~white, np.array(who.skin) * 0.86, 0.8
     )
     canvas.fill(white, (0.98, 0.98, 0.97))
-    right, up = look.gaze_x * side * 0.065, look.gaze_y * 0.05 + 0.012
+    right, up = look.gaze[0] * side * 0.065, look.gaze[1] * 0.05 + 0.012
     iris = np.hypot(x - right, y - up)
     canvas.fill(white & (iris < 0.078), np.array(who.iris) * 0.55)
     canvas.fill(white & (iris < 0.064), who.iris)
@@ -104,18 +104,19 @@ def _eye(canvas: _Canvas, who: Person, look: Look, side: int) -> None:
 
 def _brow(canvas: _Canvas, who: Person, look: Look, side: int) -> None:
     x = (canvas.u - side * who.eye_gap) * side
-    raised = 0.070 * (look.brow_raise + side * look.brow_skew)
-    middle = BROW_V + raised + 0.080 * look.brow_tilt * (x / 0.15) - 0.035 * (x / 0.15) ** 2
+    up, tilt, skew = look.brow
+    middle = BROW_V + 0.070 * (up + side * skew) + 0.080 * tilt * (x / 0.15) - 0.035 * (x / 0.15) ** 2
     thickness = 0.033 * who.brow_weight * (1 - 0.35 * np.clip(x / 0.17, -0.5, 1))
     stroke = (np.abs(canvas.v - middle) < thickness) & (x > -0.145) & (x < 0.175)
     canvas.fill(stroke, np.minimum(np.array(who.hair) * 0.65, np.array(who.skin) * 0.6))
 
 
 def _mouth(canvas: _Canvas, who: Person, look: Look) -> None:
-    x, y = canvas.u / np.float32(0.235 * look.mouth_width), canvas.v - MOUTH_V
+    width, curve, skew, open_ = look.mouth
+    x, y = canvas.u / np.float32(0.235 * width), canvas.v - MOUTH_V
     bulge = np.sqrt(np.maximum(1 - x * x, 0))
-    middle = 0.095 * look.mouth_curve * (x * x - 0.4) + 0.070 * look.mouth_skew * x
-    top, bottom = middle + 0.05 * look.mouth_open * bulge, middle - 0.17 * look.mouth_open * bulge
+    middle = 0.095 * curve * (x * x - 0.4) + 0.070 * skew * x
+    top, bottom = middle + 0.05 * open_ * bulge, middle - 0.17 * open_ * bulge
     inside = np.abs(x) < 1
     lips = np.array(who.skin) * (1 - who.lips * 0.3) * (0.86, 0.62, 0.60) + np.array((0.16, 0.02, 0.03)) * who.lips
     canvas.fill(inside & (y < top + 0.036 * bulge) & (y > bottom - 0.045 * bulge), lips)
@@ -139,10 +140,10 @@ def _wrinkles(canvas: _Canvas, who: Person, look: Look) -> None:
         canvas.fill(across | folds, dark, look.nose_wrinkle)
     if look.furrow > 0.05:
         canvas.fill((np.abs(side - 0.04) < 0.014) & (v > 0.15) & (v < 0.29), dark, look.furrow)
-    if look.brow_raise > 0.5:
+    if look.brow[0] > 0.5:
         bow = v + 0.4 * side * side
         lines = (np.abs(bow - 0.40) < 0.012) | (np.abs(bow - 0.46) < 0.011)
-        canvas.fill(lines & (side < 0.22), dark, min(look.brow_raise - 0.5, 0.6))
+        canvas.fill(lines & (side < 0.22), dark, min(look.brow[0] - 0.5, 0.6))
     if look.bags > 0.05:
         x = (side - who.eye_gap) / 0.13
         canvas.fill(

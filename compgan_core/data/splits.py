@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
+from compgan_core.data.balance import balanced_sample
 from compgan_core.data.labels import ATTRIBUTES, Attribute, Labels, Rows, check_trainable
 from compgan_core.errors import ConfigurationError, DataError, did_you_mean
 from compgan_core.randomness import generator
@@ -135,7 +136,7 @@ def make_split(labels: Labels, recipe: SplitRecipe) -> Split:
     test_base = _draw(labels, base, 1 - recipe.base_train_fraction, recipe, rng)
     rest = np.setdiff1d(base, test_base)
     validation = _draw(labels, rest, recipe.validation_fraction, recipe, rng)
-    test_novel = _draw(labels, novel, recipe.novel_test_fraction, recipe, rng, test_each=attribute)
+    test_novel = _draw(labels, novel, recipe.novel_test_fraction, recipe, rng, both_sides=attribute)
     split = Split(
         recipe=recipe,
         novel_categories=names,
@@ -217,22 +218,22 @@ def _draw(
     fraction: float,
     recipe: SplitRecipe,
     rng: np.random.Generator,
-    test_each: Attribute | None = None,
+    both_sides: Attribute | None = None,
 ) -> Rows:
-    """A `fraction` of the rows, balanced over all three attributes; every category keeps a row where it has two.
+    """A `fraction` of the rows, balanced over all three attributes, that leaves at least one of every category.
 
-    test_each: every category of this attribute also gives a row, where it has two.
+    both_sides: every category of this attribute also gives a row, where it has two; the others may lose all of theirs.
     """
     if not len(rows) or not fraction:
         return np.empty(0, np.int64)
     unit = _units(labels, rows, recipe.group_by_sequence)
     first = rows[np.unique(unit, return_index=True)[1]]
-    codes = np.stack([np.unique(labels.codes(a)[first], return_inverse=True)[1] for a in ATTRIBUTES], axis=1)
-    taken = balanced_sample(codes, fraction, rng)
-    if test_each is not None:
-        _leave_some(codes[:, ATTRIBUTES.index(test_each)], taken, True, rng)
-    for column in codes.T:
-        _leave_some(column, taken, False, rng)
+    codes = {a: np.unique(labels.codes(a)[first], return_inverse=True)[1] for a in ATTRIBUTES}
+    taken = balanced_sample(np.stack([*codes.values()], axis=1), fraction, rng)
+    if both_sides:
+        _give_each(codes[both_sides], taken, True, 2, rng)
+    for attribute in (both_sides,) if both_sides else ATTRIBUTES:
+        _give_each(codes[attribute], taken, False, 1, rng)
     return rows[taken[unit]]
 
 
@@ -252,65 +253,8 @@ def _group(labels: Labels, rows: Rows, attributes: tuple[Attribute, ...]) -> Row
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
 
 
-def _leave_some(category: Rows, taken: NDArray[np.bool_], side: bool, rng: np.random.Generator) -> None:
-    """Give every category that has two units or more at least one on this side of `taken`, in place."""
-    sizes = np.bincount(category)
-    on_side = np.bincount(category, weights=taken == side)
-    for missing in np.flatnonzero((sizes >= 2) & (on_side == 0)):
+def _give_each(category: Rows, taken: NDArray[np.bool_], side: bool, at_least: int, rng: np.random.Generator) -> None:
+    """Put one unit of every category on this side of `taken`, in place, where the category has `at_least` units."""
+    sizes, on_side = np.bincount(category), np.bincount(category, weights=taken == side)
+    for missing in np.flatnonzero((sizes >= at_least) & (on_side == 0)):
         taken[rng.choice(np.flatnonzero(category == missing))] = side
-
-
-def balanced_sample(codes: Rows, fraction: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Choose a `fraction` of n units so that every attribute keeps its distribution.
-
-    codes: (n, 3), the category of each unit in three attributes. Returns bool (n,). On a complete design the counts of
-    two categories of an attribute differ by one or two.
-    """
-    shape = tuple(codes.max(axis=0) + 1)
-    cell = np.ravel_multi_index(tuple(codes.T), shape)
-    sizes = np.bincount(cell, minlength=int(np.prod(shape))).reshape(shape)
-    quota = _round_balanced(sizes * fraction, rng).reshape(-1)
-    order = np.lexsort((rng.random(len(cell)), cell))
-    starts = np.cumsum(sizes.reshape(-1)) - sizes.reshape(-1)
-    taken = np.zeros(len(cell), dtype=bool)
-    taken[order] = np.arange(len(cell)) - starts[cell[order]] < quota[cell[order]]
-    return taken
-
-
-def _round_balanced(exact: NDArray[np.float64], rng: np.random.Generator) -> Rows:
-    """Round an (I, P, E) table up or down so that all its one-way sums stay near the exact ones.
-
-    One slice after another; the units left over after rounding down go where the sums so far are most behind.
-    """
-    whole = np.floor(exact + 1e-9).astype(np.int64)
-    rest = np.clip(exact - whole, 0, None)
-    rest[rest < 1e-6] = 0
-    extra = _spread(rest.sum(axis=0), rng)
-    behind = np.zeros(len(exact))
-    for p in range(exact.shape[1]):
-        for e in rng.permutation(exact.shape[2]):
-            behind += rest[:, p, e]
-            up = _most_behind(behind, rest[:, p, e] > 0, extra[p, e], rng)
-            whole[up, p, e] += 1
-            behind[up] -= 1
-    return whole
-
-
-def _spread(exact: NDArray[np.float64], rng: np.random.Generator) -> Rows:
-    """Round a (P, E) table so that its row sums, and its column sums as they accumulate, stay near the exact ones."""
-    whole = np.floor(exact + 1e-6).astype(np.int64)
-    rest = np.clip(exact - whole, 0, None)
-    behind = np.zeros(exact.shape[1])
-    totals = np.diff(np.rint(np.cumsum(exact.sum(axis=1))), prepend=0)
-    for p, total in enumerate(totals.astype(int)):
-        behind += rest[p]
-        up = _most_behind(behind, rest[p] > 1e-6, total - whole[p].sum(), rng)
-        whole[p, up] += 1
-        behind[up] -= 1
-    return whole
-
-
-def _most_behind(behind: NDArray[np.float64], allowed: NDArray[np.bool_], count: int, rng: np.random.Generator) -> Rows:
-    """The `count` allowed positions with the largest shortfall; ties are broken at random."""
-    positions = rng.permutation(np.flatnonzero(allowed))
-    return positions[np.argsort(-np.round(behind[positions], 6), kind="stable")[: max(count, 0)]]

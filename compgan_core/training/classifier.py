@@ -40,6 +40,8 @@ class ClassifierRecipe(BaseModel):
     dropout: float = Field(0.5, ge=0, lt=1)
     """On the face feature (Sec. 5.2)."""
     heads: HeadWeights = HeadWeights()
+    degrade: bool = False
+    """Train on faces that are shifted, blurred, noisy and off in colour, which a generator finds harder to exploit."""
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -127,12 +129,8 @@ def train(
     recipe: ClassifierRecipe,
     n_examples: int,
     seed: int,
-    augment: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> list[dict[str, float]]:
-    """Train `model` (a FaceClassifier or of its shape) in place; returns the history.
-
-    augment(faces, sample numbers): applied to the faces of each batch.
-    """
+    """Train `model` (a FaceClassifier or of its shape) in place; returns the history."""
     schedule = recipe.schedule
     engine = runtime.engine(model, build(model, recipe.optimizer), recipe.optimizer.max_grad_norm)
     steps = schedule.total_steps(n_examples)
@@ -143,8 +141,8 @@ def train(
 
     def part(samples: np.ndarray) -> Update:
         batch, numbers = source(samples), torch.from_numpy(samples).to(runtime.device)
-        if augment:
-            batch = batch._replace(faces=augment(batch.faces, numbers))
+        if recipe.degrade:
+            batch = batch._replace(faces=transforms.degrade(batch.faces, seed, numbers))
         return supervised_update(model, batch, numbers, recipe, seed)
 
     return fit(runtime, {"classifier": Trainee(engine, recipe.optimizer.lr)}, update, schedule, steps, schedule.batch)

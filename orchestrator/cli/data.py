@@ -24,8 +24,10 @@ def import_(
     format: Annotated[  # noqa: A002
         str, typer.Argument(help="How SOURCE is laid out, e.g. labelled-tree; a wrong one lists those there are.")
     ],
-    source: Annotated[Path, typer.Argument(help="An archive or a directory on this machine.")],
     name: Annotated[str, typer.Option("--name", help="What to call it; a used name comes to mean the new one.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="An archive or a directory on this machine; procedural faces have none.")
+    ] = None,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="Leave out images that do not decode, and list them.")
     ] = False,
@@ -81,7 +83,8 @@ def _counter(printer: Printer) -> Iterator[Callable[[int], object]]:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.completed} faces read"), TimeElapsedColumn()
-    with Progress(*columns, console=printer.console, transient=True) as progress:
+    console = printer.console
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=None)
         yield lambda count: progress.update(task, completed=count)
 

@@ -38,7 +38,7 @@ def demo(
         artifacts.store.check(create=True)
         if data is None and FACES not in dataset_names(artifacts.store):
             printer.note("drawing procedural faces")
-            import_dataset(artifacts, "procedural", Path(FACES), FACES)
+            import_dataset(artifacts, "procedural", None, FACES)
         study = build_study(artifacts, data or FACES, "ER-FE", 5, "tiny", seed, overrides)
         plan = study.plan(artifacts)
         seconds = run_plan(printer, artifacts, study, plan, workers, 0, None)

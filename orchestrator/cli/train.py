@@ -117,10 +117,13 @@ def run_plan(
     if not plan.to_run:
         return seconds
     from orchestrator.cli.progress import watch
-    from orchestrator.runtime.ray_train import Workers, ray_session, run
+    from orchestrator.runtime.cluster import Workers, start_ray
+    from orchestrator.runtime.ray_train import run
     from orchestrator.study import Worker
 
     artifacts.store.check()
+    settings = Workers(num_workers=workers, zero_stage=zero)
+    start_ray(address)
     with watch(printer.console, [stage.name for stage in plan.to_run]) as show:
 
         def on_event(event: Mapping[str, object]) -> None:
@@ -128,14 +131,8 @@ def run_plan(
             if event["kind"] == "stage" and event["state"] == "done":
                 seconds[str(event["fingerprint"])] = float(str(event["seconds"]))
 
-        with ray_session(address):
-            run(
-                Worker(plan.to_run, artifacts),
-                name=study.name,
-                workers=Workers(num_workers=workers, zero_stage=zero),
-                store=artifacts.store,
-                on_event=on_event,
-            )
+        body = Worker(plan.to_run, artifacts)
+        run(body, name=study.name, workers=settings, store=artifacts.store, on_event=on_event)
     return seconds
 
 

@@ -30,7 +30,7 @@ class Workers(BaseModel):
     cpus_per_worker: int | None = Field(None, ge=1)
     """None: as many as fit when all workers get the same."""
     max_failures: int = Field(3, ge=0)
-    """How often a killed or crashed worker may cost a restart from the last checkpoint. Preempted nodes do not count."""
+    """Restarts from the last checkpoint that killed or crashed workers may cost. Preempted nodes do not count."""
     checkpoint_every_s: float = Field(60.0, gt=0)
     checkpoint_every_steps: int = Field(0, ge=0)
     """If not 0, this decides instead of the seconds."""
@@ -91,7 +91,9 @@ def resources_per_worker(workers: Workers) -> Resources:
 
 def arithmetic(num_workers: int, asked: Resources) -> str:
     """What was asked for, and what there is."""
-    wanted = ", ".join(f"{num_workers} workers x {n:g} {name} = {num_workers * n:g} {name}" for name, n in asked.items())
+    wanted = ", ".join(
+        f"{num_workers} workers x {n:g} {name} = {num_workers * n:g} {name}" for name, n in asked.items()
+    )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     total = ", ".join(f"{sum(r.get(name, 0) for r in nodes):g} {name}" for name in asked)
     largest = ", ".join(f"{max((r.get(name, 0) for r in nodes), default=0):g} {name}" for name in asked)
@@ -108,11 +110,12 @@ def _environment(local: bool) -> dict[str, str]:
     variables = {
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train page stays empty
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # then it asks again; until then its controller is deaf
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     if local:
         variables |= {
-            "RAY_AUTH_MODE": "disabled",  # explicit, or job submission from another shell is refused; it serves localhost
+            "RAY_AUTH_MODE": "disabled",  # explicit, or job submission from another shell is refused
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll, which a checkpoint waits for
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away; saves a process
         }

@@ -21,14 +21,23 @@ import ray.train
 import ray.train.collective
 import torch
 from ray.exceptions import ActorDiedError
-from ray.train import CheckpointConfig, CheckpointConsistencyMode, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import (
+    CheckpointConfig,
+    CheckpointConsistencyMode,
+    FailureConfig,
+    LoggingConfig,
+    RunConfig,
+    ScalingConfig,
+)
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, WORKER_GROUP_START_TIMEOUT_S_ENV_VAR
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.context import get_train_context
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor, distributed, nn
 
+from compgan_core import errors
 from compgan_core.errors import CapacityError, CompganError, StorageError
 from compgan_core.training.runtime import Engine
 from orchestrator.artifacts.artifacts import FileEntry, sha256_of
@@ -41,7 +50,7 @@ from orchestrator.runtime.mailbox import Event, Mailbox
 RUNS = "train"  # where in the store Ray Train keeps its runs, a directory each
 REPORT_EVERY_S = 0.25
 POLL_S = 0.2
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 20.0
 
 
 class RayRuntime:
@@ -210,8 +219,8 @@ def _work(config: dict[str, Any]) -> None:
         runtime.barrier()  # else gloo aborts the worker that leaves while another one is still talking to it
         last: Event = {"kind": "returned"}
     except CompganError as error:
-        error.add_note(f"on rank {runtime.rank}:\n{traceback.format_exc()}")
-        last = {"kind": "failed", "error": error}
+        last = {"kind": "failed", "type": _user_type(error).__name__, "message": str(error), "rank": runtime.rank}
+        last["traceback"] = traceback.format_exc()
     ray.get(config["mailbox"].push.remote(last))  # all that was sent before has then arrived
 
 
@@ -233,9 +242,7 @@ class _StateReporter(ControllerCallback):
 class _Run:
     """A run under way: Train in a thread, and the caller's thread to watch it, so that Ctrl-C reaches the caller."""
 
-    def __init__(
-        self, trainer: TorchTrainer, workers: Workers, resources: Resources, mailbox: Any, on_event: Callable
-    ):
+    def __init__(self, trainer: TorchTrainer, workers: Workers, resources: Resources, mailbox: Any, on_event: Callable):
         self._trainer, self._workers, self._resources = trainer, workers, resources
         self._mailbox, self._on_event = mailbox, on_event
         self._controller: Any = None
@@ -264,7 +271,9 @@ class _Run:
     def _take_events(self) -> None:
         for event in ray.get(self._mailbox.take.remote()):
             if event["kind"] == "failed":
-                raise event["error"]
+                error = getattr(errors, event["type"])(event["message"])
+                error.add_note(f"on rank {event['rank']}:\n{event['traceback']}")
+                raise error
             if event["kind"] == "controller":
                 self._controller = event["actor"]
             elif event["kind"] == "state":
@@ -287,15 +296,35 @@ class _Run:
             raise CapacityError(f"no worker has started within {timeout_s:g} seconds: {asked}, and it may be in use")
 
     def _stop(self) -> None:
-        if self._thread.is_alive() and self._controller:
-            self._controller.abort.remote()
-            self._thread.join(STOP_TIMEOUT_S)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            if self._controller:
+                self._controller.abort.remote()
+                self._thread.join(STOP_TIMEOUT_S)
+                ray.kill(self._controller)  # it cannot listen while it waits for resources
+            else:
+                self._thread.join(POLL_S)
+                events = ray.get(self._mailbox.take.remote())
+                self._controller = next((e["actor"] for e in events if e["kind"] == "controller"), None)
         ray.kill(self._mailbox)
 
 
 def _explained(error: BaseException) -> CompganError:
     """One sentence about why Train gave up."""
-    ...
+    if isinstance(error, ray.train.WorkerGroupError):
+        rank, cause = min(error.worker_failures.items())
+        return CompganError(f"worker {rank} failed once too often, last with {str(cause).strip().splitlines()[-1]}")
+    reason = getattr(error, "controller_failure", error)
+    if isinstance(reason, InsufficientClusterResourcesError):
+        return CapacityError(str(reason).splitlines()[1])
+    if isinstance(error, ActorDiedError):  # the storage is the one thing that Train's controller needs to start
+        return StorageError(f"Ray Train cannot use the store: {str(error).strip().splitlines()[-1]}")
+    return CompganError(f"Ray Train failed: {str(reason).strip().splitlines()[-1]}")
+
+
+def _user_type(error: CompganError) -> type:
+    """The nearest class that the driver can make again from a message alone."""
+    return next(c for c in type(error).__mro__ if c.__module__ == errors.__name__)
 
 
 def _preemption() -> object:

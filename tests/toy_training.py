@@ -1,0 +1,94 @@
+"""A training that takes a second: what the tests of the runtimes run. As a script it is a whole driver."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compgan_core.errors import DivergenceError
+from compgan_core.randomness import seeded
+from compgan_core.training.runtime import load_state, save_state, share, trainable
+from orchestrator.artifacts.store import open_store
+from orchestrator.runtime.cluster import Workers, start_ray
+from orchestrator.runtime.ray_train import run
+
+STAGE, FINGERPRINT = "toy", "0123456789abcdef0123"
+STEPS, SAVE_EVERY, BATCH = 20, 5, 8
+RESULT = "result.safetensors"
+
+
+def train(
+    runtime: RayRuntime, pause_s: float = 0.0, accident: str = "", at_step: int = 12, once: Path | None = None
+) -> None:
+    """accident: what happens on the last rank before step `at_step`; with `once`, only if that file does not exist."""
+    runtime.begin(STAGE, FINGERPRINT)
+    runtime.log(f"rank {runtime.rank} has begun")
+    with seeded(0, "weights"):
+        module = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 1))
+    engine = runtime.engine(module, torch.optim.Adam([{"params": list(module.parameters())}]), 0.5)
+    step = 0
+    with runtime.latest_checkpoint() as directory:
+        if directory:
+            state, facts = load_state(directory / "state.safetensors")
+            engine.load_state(state)
+            step = facts["step"]
+    while step < STEPS:
+        if step == at_step and runtime.rank == runtime.world_size - 1 and not (once and once.exists()):
+            if once:
+                once.touch()
+            meet_with(accident)
+        with seeded(step, "batch"):
+            x = torch.randn(BATCH, 4)[share(runtime, BATCH)]
+        loss = (module(x)[:, 0] - x.sum(1)).square().mean()
+        mean = runtime.all_reduce_sum(loss.detach()) / runtime.world_size
+        engine.step(torch.autograd.grad(loss, trainable(module)), lr=0.02)
+        step += 1
+        time.sleep(pause_s)
+        if runtime.rank == 0:
+            runtime.report(step, STEPS, {"loss": mean.item()})
+        if runtime.checkpoint_due(step) and step < STEPS:
+            state = engine.state()
+            runtime.save_checkpoint(step, partial(write, state=state, step=step))
+    state = engine.state()
+    if runtime.rank == 0:
+        path = Path.cwd() / f"result-{os.getpid()}"
+        save_state(path, state)
+        runtime.store.put_file(RESULT, path)
+
+
+def write(directory: Path, state: dict[str, torch.Tensor], step: int) -> None:
+    save_state(directory / "state.safetensors", state, step=step)
+
+
+def meet_with(accident: str) -> None:
+    if accident == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if accident == "diverged":
+        raise DivergenceError("the loss is nan")
+    if accident == "crashed":
+        raise ValueError("a bug")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("store")
+    parser.add_argument("temp_dir")
+    parser.add_argument("--pause-s", type=float, default=0.0)
+    arguments = parser.parse_args()
+
+    start_ray(num_cpus=2, dashboard=False, temp_dir=arguments.temp_dir)
+    workers = Workers(cpus_per_worker=1, checkpoint_every_steps=SAVE_EVERY)
+    body = partial(train, pause_s=arguments.pause_s)
+    store = open_store(arguments.store)
+    run(body, name="toy", workers=workers, store=store, on_event=lambda event: print(event, flush=True))
+
+
+if __name__ == "__main__":
+    main()
