@@ -17,6 +17,7 @@ from compgan_core.randomness import seeded
 from compgan_core.training.runtime import load_state, save_state, share, trainable
 from orchestrator.artifacts.store import open_store
 from orchestrator.runtime.cluster import Workers, start_ray
+from orchestrator.runtime.ray_runtime import RayRuntime
 from orchestrator.runtime.ray_train import run
 
 STAGE, FINGERPRINT = "toy", "0123456789abcdef0123"

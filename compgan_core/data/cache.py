@@ -19,12 +19,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
+from compgan_core.data.files import DataFile, describe_file, write_last
 from compgan_core.data.labels import ATTRIBUTES, Labels, Rows
-from compgan_core.data.shards import LABEL_COLUMNS, DataFile, describe_file, labels_by_key, read_images, write_last
+from compgan_core.data.shards import LABEL_COLUMNS, labels_by_key, read_images
 from compgan_core.errors import DataError
 
 Box = Literal["center", "stretch"]
 PART_BYTES = 256 << 20
+PART_ROWS = 16_384  # bounds the encoded pictures that are held while a part of small faces is made
 
 
 def build_cache(
@@ -148,7 +150,7 @@ def _read_facts(directory: Path) -> dict:
 
 
 def _rows_per_part(size: int, part_bytes: int) -> int:
-    return max(1, part_bytes // (size * size * 3))
+    return max(1, min(PART_ROWS, part_bytes // (size * size * 3)))
 
 
 def _write_part(path: Path, pixels: NDArray[np.uint8], columns: dict[str, list]) -> DataFile:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ValidationError, model_validator
 
 from compgan_core.data.face import Face, Skipped
+from compgan_core.data.files import DataFile, describe_file, write_last
 from compgan_core.data.labels import Labels
 from compgan_core.errors import ConfigurationError, DataError
 
@@ -40,15 +40,6 @@ class Duplicate(BaseModel, frozen=True, extra="forbid"):
 
     key: str
     copy_of: str
-
-
-class DataFile(BaseModel, frozen=True, extra="forbid"):
-    """One file of a data set or a cache."""
-
-    name: str
-    rows: int
-    bytes: int
-    sha256: str
 
 
 class Manifest(BaseModel, frozen=True, extra="forbid"):
@@ -140,19 +131,6 @@ def read_images(directory: Path) -> Iterator[Face]:
     for path in _shards(directory, manifest):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=256, columns=[*LABEL_COLUMNS, "image_bytes"]):
             yield from (Face(**row) for row in batch.to_pylist() if row["key"] not in dropped)
-
-
-def write_last(path: Path, text: str) -> None:
-    """Write the file whose presence means complete."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def describe_file(path: Path, rows: int) -> DataFile:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return DataFile(name=path.name, rows=rows, bytes=path.stat().st_size, sha256=digest)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
 from compgan_core.data.balance import balanced_sample
+from compgan_core.data.files import write_last
 from compgan_core.data.labels import ATTRIBUTES, Attribute, Labels, Rows, check_trainable
 from compgan_core.errors import ConfigurationError, DataError, did_you_mean
 from compgan_core.randomness import generator
@@ -98,9 +98,7 @@ class Split:
         """Write the split as JSON that names faces by key, so that it outlives any order of rows."""
         roles = {role: labels.key[getattr(self, role)].tolist() for role in ROLES}
         document = {"recipe": self.recipe.model_dump(), "novel_categories": self.novel_categories, "roles": roles}
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(document, indent=1))
-        os.replace(partial, path)
+        write_last(path, json.dumps(document, indent=1))
 
     @classmethod
     def load(cls, path: Path, labels: Labels) -> Split:
@@ -121,7 +119,8 @@ class Split:
 def make_split(labels: Labels, recipe: SplitRecipe) -> Split:
     """Draw a split: section 4.1, T1-T6, balanced over identity, pose and expression.
 
-    A face without an expression, or without the task's novel attribute, gets no role.
+    A face without an expression, or without the task's novel attribute, gets no role. The draw depends on the order of
+    the rows, which is that of the keys in whatever `read_labels` and `Faces` give.
     """
     attribute = NOVEL_ATTRIBUTE[recipe.task]
     rows = _usable(labels, attribute)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ class GeneratorRecipe(BaseModel):
     skips: int = 0
     """Encoder maps handed to the decoder, from the smallest resolution outwards. 0 is the classic encoder-decoder of
     Sec. 5.2; small networks need 2."""
+    upsample: Literal["transposed", "nearest"] = "transposed"
+    """A transposed 4 x 4 convolution as in AttGAN, or doubled pixels and a 3 x 3 one, which makes no checkerboard."""
 
 
 class DiscriminatorRecipe(BaseModel):
@@ -52,7 +56,7 @@ class Generator(nn.Module):
         n_in = widths[-1]
         for i, n_out in enumerate(outputs):
             last = i == recipe.downs - 1
-            self.decoder.append(_deconv(n_in, n_out, last))
+            self.decoder.append(_up(n_in, n_out, recipe.upsample, last))
             n_in = 2 * n_out if i < self.skips else n_out
 
     def forward(self, source: Tensor, reference: Tensor) -> Tensor:
@@ -111,14 +115,14 @@ def _conv(n_in: int, n_out: int) -> nn.Sequential:
     )
 
 
-def _deconv(n_in: int, n_out: int, last: bool) -> nn.Sequential:
-    if last:
-        return nn.Sequential(nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1))
-    return nn.Sequential(
-        nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, bias=False),
-        nn.InstanceNorm2d(n_out, affine=True),
-        nn.ReLU(),
-    )
+def _up(n_in: int, n_out: int, upsample: str, last: bool) -> nn.Sequential:
+    if upsample == "transposed":
+        layers: list[nn.Module] = [nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1, bias=last)]
+    else:
+        layers = [nn.Upsample(scale_factor=2), nn.Conv2d(n_in, n_out, 3, padding=1, bias=last)]
+    if not last:
+        layers += [nn.InstanceNorm2d(n_out, affine=True), nn.ReLU()]
+    return nn.Sequential(*layers)
 
 
 def init_gan(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,8 @@ class DeepSpeedEngine:
         self._optimizer = optimizer
         self._engine = _initialize(module, optimizer, max_grad_norm, zero_stage)
         self._zero: Any = self._engine.optimizer if zero_stage else None
+        # Its hooks tie it to the parameters in a circle that Python cannot see, and it would never be freed.
+        weakref.finalize(self, self._engine.destroy).atexit = False
 
     def step(self, gradients: Sequence[Tensor], lr: float) -> None:
         """As Engine. The gradients are used up. Raises DivergenceError where ZeRO would skip the update silently."""
@@ -68,8 +71,8 @@ class DeepSpeedEngine:
         for partition, members in self._groups():
             first = f"optimizer.{next(iter(members))}."
             for slot, value in sub_state(state, first).items():
-                flat = partition.new_zeros(partition.numel() * distributed.get_world_size())
                 if slot != "step":
+                    flat = partition.new_zeros(partition.numel() * distributed.get_world_size())
                     for name, parameter in members.items():
                         _place(flat, parameter).copy_(state[f"optimizer.{name}.{slot}"])
                     value = flat.chunk(distributed.get_world_size())[distributed.get_rank()]

@@ -6,10 +6,12 @@ from compgan_core.data.looks import EXPRESSIONS
 from compgan_core.errors import ConfigurationError
 
 # The names of the rendered stand-in for F2ED, which the procedural expressions are a part of.
-F2ED = """acceptance admiration aggression amusement angry anticipation anxiety apathy arrogance awe boredom bravery calm
-concentration confusion contempt curiosity defiance desire despair determination disappointment disbelief disgust doubt
-ecstasy embarrassed envy fatigue fear frustration gratitude grief guilt hate hope irritation joy love neutral nostalgia
-optimism pain panic pity pride relief sadness shame shock surprise suspicion tension worry""".split()
+F2ED = """
+acceptance admiration aggression amusement angry anticipation anxiety apathy arrogance awe boredom bravery calm
+concentration confusion contempt curiosity defiance desire despair determination disappointment disbelief disgust
+doubt ecstasy embarrassed envy fatigue fear frustration gratitude grief guilt hate hope irritation joy love neutral
+nostalgia optimism pain panic pity pride relief sadness shame shock surprise suspicion tension worry
+""".split()
 
 
 def test_there_are_at_least_16_expressions_and_they_are_of_f2ed():

@@ -99,6 +99,13 @@ def test_links_are_refused(tmp_path):
         list(archives.files(tmp_path / "tree"))
 
 
+def test_a_file_that_is_no_archive_is_refused_in_one_line(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"notes\.txt is truncated or damaged") as error:
+        list(archives.files(tmp_path / "notes.txt"))
+    assert "\n" not in str(error.value)
+
+
 def test_a_source_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.tar does not exist"):
         list(archives.files(tmp_path / "nowhere.tar"))
@@ -143,7 +150,12 @@ def test_the_rendered_archive_is_complete():
     assert len({f.sequence for f in faces}) == 60 * 54
 
 
-TABLE = b"file,identity,pose,expression,sequence,frame\nx/1.png,007,left,joy,s1,3\nx/2.png,008,,sad,,\nx/3.png,008,up,sad,,\n"
+TABLE = b"""file,identity,pose,expression,sequence,frame
+x/1.png,007,left,joy,s1,3
+./x/2.png,008,,sad,,
+x/3.png,008,up,sad,,
+x/1.png,007,left,sad,s1,3
+"""
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
@@ -151,6 +163,7 @@ def test_a_table_labels_a_tree(tmp_path, packing):
     root = "" if packing == "directory" else "faces/"
     files = {"labels.csv": TABLE, "x/1.png": b"1", "x/2.png": b"2", "x/4.png": b"4"}
     items = list(labelled_tree.read(pack(tmp_path, packing, {root + k: v for k, v in files.items()})))
+    assert items.pop(0) == Skipped("x/1.png", f"{root}labels.csv lists it twice", broken=True)
     assert items[:2] == [
         Face("x/1.png", "007", "left", "joy", "s1", 3, b"1"),
         Face("x/2.png", "008", "", "sad", "", 0, b"2"),
@@ -171,11 +184,12 @@ def test_a_parquet_table_does_as_well(tmp_path):
     [
         (b"file,identity,pose\n1.png,a,left\n", "has no column expression, only file, identity, pose"),
         (b"file,identity,pose,expression\n1.png,a\n", "cannot be read"),
+        (b"file,identity,pose,expression,frame\n1.png,a,left,joy,1.5\n", r"gives 1\.png the frame '1\.5'"),
     ],
 )
 def test_a_table_that_cannot_serve_is_explained(tmp_path, table, sentence):
     with pytest.raises(DataError, match=sentence):
-        list(labelled_tree.read(pack(tmp_path, "directory", {"labels.csv": table})))
+        list(labelled_tree.read(pack(tmp_path, "directory", {"labels.csv": table, "1.png": b"1"})))
 
 
 def test_folders_label_a_tree_without_a_table(tmp_path):

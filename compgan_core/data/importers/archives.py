@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import stat
 import tarfile
@@ -62,7 +63,7 @@ def _tar(source: Path) -> Iterator[Member]:
                     last = member.name
                     yield member.name, content
             _check_end(archive)
-    except (tarfile.ReadError, EOFError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.ReadError, EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError) as error:
         raise _truncated(source, last, error) from error
 
 
@@ -91,8 +92,9 @@ def _zip(source: Path) -> Iterator[Member]:
 
 
 def _truncated(source: Path, last: str, error: Exception) -> DataError:
+    problem = str(error).partition("\n")[0].rstrip(":")
     return DataError(
-        f"{source} is truncated or damaged ({error}); the last member read whole was {last}: fetch the archive again"
+        f"{source} is truncated or damaged ({problem}); the last member read whole was {last}: fetch the archive again"
     )
 
 

@@ -38,15 +38,19 @@ def _by_table(source: Path, name: str, content: bytes) -> Iterator[Face | Skippe
     root = PurePosixPath(name).parent
     waiting: dict[str, dict[str, str]] = {}
     for row in _rows(source, name, content):
-        if row["file"] in waiting:
-            yield Skipped(row["file"], f"{name} lists it twice", broken=True)
-        waiting[row["file"]] = row
+        key = str(PurePosixPath(row["file"]))
+        if key in waiting:
+            yield Skipped(key, f"{name} lists it twice", broken=True)
+        waiting.setdefault(key, row)
     for path, image in archives.files(source):
         key = path if root == PurePosixPath(".") else path.removeprefix(f"{root}/")
         if key in waiting:
             row = waiting.pop(key)
-            sequence, frame = row.get("sequence", ""), int(row.get("frame") or 0)
-            yield Face(key, row["identity"], row["pose"], row["expression"], sequence, frame, image)
+            frame = row.get("frame") or "0"
+            if not frame.isdecimal():
+                raise DataError(f"{name} in {source} gives {key} the frame {frame!r}: write a whole number, or nothing")
+            sequence = row.get("sequence", "")
+            yield Face(key, row["identity"], row["pose"], row["expression"], sequence, int(frame), image)
         elif path != name:
             yield Skipped(key, f"not in {name}")
     for key in waiting:

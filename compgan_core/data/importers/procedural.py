@@ -13,6 +13,7 @@ from compgan_core.data.looks import EXPRESSIONS
 
 
 def read(
+    *,
     identities: int = 24,
     expressions: Sequence[str] = tuple(EXPRESSIONS),
     frames: int = 1,
