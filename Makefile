@@ -46,7 +46,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv .local build dist demo runs *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

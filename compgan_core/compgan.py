@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compgan_core import losses
@@ -89,14 +90,16 @@ def generator_terms(
     discriminator: nn.Module,
     gamma1: float = 1.0,
     gamma2: float = 0.1,
+    blur: bool = False,
 ) -> dict[str, Tensor]:
     """The seven losses of one batch of fakes (8, batch, 3, h, w), by the names of `losses.TERMS`.
 
-    classifier: F_cls, frozen (its parameters get no gradient from these losses).
+    classifier: F_cls, frozen (its parameters get no gradient from these losses). blur: F_cls looks at `soften`ed faces.
     """
-    maps, logits = _unstacked(classifier, fakes)
+    view = soften if blur else torch.Tensor.contiguous
+    maps, logits = _unstacked(classifier, view(fakes))
     with torch.no_grad():
-        real_maps, _ = _unstacked(classifier, batch.reals)
+        real_maps, _ = _unstacked(classifier, view(batch.reals))
 
     def against_truth(calls: slice) -> Tensor:
         truth = TARGET[calls]
@@ -137,6 +140,16 @@ def discriminator_gradients(fakes: Tensor, batch: Tuples, discriminator: nn.Modu
     real, fake = discriminator(torch.cat([reals, fakes])).split([len(reals), len(fakes)])
     loss = losses.discriminator_loss(real, fake)
     return loss.detach(), list(torch.autograd.grad(loss, trainable(discriminator)))
+
+
+def soften(faces: Tensor) -> Tensor:
+    """Faces (..., h, w) under the binomial filter [1 2 1] / 4 in both directions.
+
+    It passes nothing of the two-pixel patterns that transposed convolutions make most easily and that fool F_cls best.
+    """
+    padded = F.pad(faces.flatten(0, -4), (1, 1, 1, 1), mode="replicate")
+    rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    return ((rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16).view_as(faces)
 
 
 def _unstacked(classifier: FaceClassifier, faces: Tensor):

@@ -48,6 +48,9 @@ class CompGANRecipe(BaseModel):
     """Multiplies the three terms that come from F_cls. With mean L1 and cross-entropies summed over eight faces they
     would be thirty times the others, and the generators would learn to fool F_cls with noise; 1 is that reading."""
     adversarial_scale: float = 0.02
+    blur: bool = False
+    """F_cls sees faces through a small blur in the generators' losses, so that they gain nothing from patterns of two
+    pixels."""
     warmup_tuples: int = 2100
     """Tuples trained without the terms of F_cls and D."""
     ramp_tuples: int = 2100
@@ -139,7 +142,7 @@ def compgan_update(
     """
     with autocast(batch.reals.device, recipe.precision):
         fakes = gan(batch.reals[0], batch.references)
-        terms = generator_terms(fakes, batch, classifier, discriminator, recipe.gamma1, recipe.gamma2)
+        terms = generator_terms(fakes, batch, classifier, discriminator, recipe.gamma1, recipe.gamma2, recipe.blur)
     pose, exp = generator_gradients(
         terms, gan, lambda_, mu, recipe.classifier_scale * ramp, recipe.adversarial_scale * ramp
     )

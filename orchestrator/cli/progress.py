@@ -2,7 +2,8 @@
 
 Fed by events, which are plain dicts so that they can cross processes:
     {"kind": "stage", "name", "fingerprint", "state": "cached" | "running" | "done", "seconds"}
-    {"kind": "progress", "stage", "step", "steps", "metrics": {name: number}}
+    {"kind": "progress", "step", "steps", "metrics": {name: number}}      of the stage that runs
+    {"kind": "log", "message"}
 `seconds` is None while a stage runs. The metric `images_per_s` is shown as the speed, the others as they are.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,8 @@ from rich.text import Text
 Event = Mapping[str, Any]
 Clock = Callable[[], float]
 PLAIN_LINE_EVERY_S = 15.0
+STAGES_SHOWN = 14  # and with them the view fits 24 lines
+FINISHED = ("cached", "done")
 STATE_STYLES = {"waiting": "dim", "running": "yellow", "cached": "cyan", "done": "green"}
 
 
@@ -61,38 +64,57 @@ class Run:
         """expected: names of the stages that will come, to show them before they start."""
         self.clock = clock
         self.stages = {name: Stage(name) for name in expected}
+        self.current = Stage("")
 
-    def update(self, event: Event) -> Stage:
-        """Take one event in. Returns the stage that it is about."""
+    def update(self, event: Event) -> bool:
+        """Take in a change of a stage or its progress. False if it is not news: every worker tells of every stage."""
         now = self.clock()
-        name = event["name"] if event["kind"] == "stage" else event["stage"]
-        stage = self.stages.setdefault(name, Stage(name))
         if event["kind"] == "stage":
-            stage.state, stage.fingerprint, stage.seconds = event["state"], event["fingerprint"], event.get("seconds")
+            stage = self.stages.setdefault(event["name"], Stage(event["name"]))
+            if stage.state in (event["state"], *FINISHED):
+                return False
+            stage.state, stage.fingerprint, stage.seconds = event["state"], event["fingerprint"], event["seconds"]
             stage.started_at = now
-        else:
-            stage.last_report = (event["step"], now)
-            if not stage.steps:
-                stage.first_report = stage.last_report
-            stage.steps, stage.metrics = event["steps"], dict(event["metrics"])
-        return stage
+            self.current = stage
+            return True
+        previous = self.current.step
+        self.current.last_report = (event["step"], now)
+        if not self.current.steps or event["step"] < previous:  # the first, or the first after a worker was lost
+            self.current.first_report = self.current.last_report
+        self.current.steps, self.current.metrics = event["steps"], dict(event["metrics"])
+        return True
 
     def __rich__(self) -> RenderableType:
-        return Group(*(line for stage in self.stages.values() for line in _lines(stage, self.clock())))
+        stages, now = list(self.stages.values()), self.clock()
+        place = stages.index(self.current) if self.current in stages else 0
+        start = max(0, min(place - STAGES_SHOWN // 2, len(stages) - STAGES_SHOWN))
+        shown = stages[start : start + STAGES_SHOWN]
+        before, after = start, len(stages) - start - len(shown)
+        return Group(
+            *([Text(f"{before} stages before", style="dim")] if before else []),
+            *(line for stage in shown for line in _lines(stage, now)),
+            *([Text(f"{after} more", style="dim")] if after else []),
+        )
 
 
 @contextmanager
-def watch(console: Console, expected: Sequence[str] = ()) -> Iterator[Callable[[Event], object]]:
+def watch(console: Console, expected: Sequence[str] = ()) -> Iterator[Callable[[Event], None]]:
     """Show a run while the block lasts; yields what to call with each event.
 
     A terminal gets a live view; a file or a pipe gets a line at each change of a stage and every 15 seconds.
     """
     run = Run(expected)
-    if not console.is_terminal:
-        yield PlainLines(run, console)
-        return
-    with Live(run, console=console, refresh_per_second=4):
-        yield run.update
+    live = console.is_terminal
+    show = run.update if live else PlainLines(run, console)
+
+    def on_event(event: Event) -> None:
+        if event["kind"] == "log":
+            console.print(event["message"], markup=False, soft_wrap=True)
+        else:
+            show(event)
+
+    with Live(run, console=console, refresh_per_second=4) if live else nullcontext():
+        yield on_event
 
 
 class PlainLines:
@@ -103,7 +125,9 @@ class PlainLines:
         self.next_line_at = 0.0
 
     def __call__(self, event: Event) -> None:
-        stage, now = self.run.update(event), self.run.clock()
+        if not self.run.update(event):
+            return
+        stage, now = self.run.current, self.run.clock()
         if event["kind"] == "stage":
             line = f"{stage.name}: {stage.state} {stage.fingerprint[:8]} {_seconds(stage.seconds)}"
         elif now >= self.next_line_at:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -72,37 +73,51 @@ def start_ray(
 
 
 def resources_per_worker(workers: Workers) -> Resources:
-    """What each worker will ask for. Raises CapacityError if that can never be placed on the nodes there are."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    """What each worker will ask for. Raises CapacityError if that can never be placed on this cluster."""
+    nodes = alive_nodes()
     resources = [node["Resources"] for node in nodes]
-    use_gpu = any("GPU" in r for r in resources) if workers.use_gpu is None else workers.use_gpu
-    accelerator = {"GPU": 1.0} if use_gpu else {}
-    most = int(max((r.get("CPU", 0) for r in resources), default=0))
-    choices = [workers.cpus_per_worker] if workers.cpus_per_worker else range(most, 0, -1)
-    for cpus in choices:
-        asked = {"CPU": float(cpus), **accelerator}
-        if _places(resources, asked) >= workers.num_workers:
-            return asked
-    asked = {"CPU": float(workers.cpus_per_worker or 1), **accelerator}
-    if any(NODE_GROUP in node["Labels"] for node in nodes):
-        return asked  # an autoscaler may bring nodes; if not, the start timeout says so
-    raise CapacityError(f"{arithmetic(workers.num_workers, asked)}; ask for fewer workers or add nodes")
+    if any(NODE_GROUP in node["Labels"] for node in nodes) and not _fits(workers, resources):
+        return _least(workers, resources)  # an autoscaler may bring nodes; if it does not, the start timeout says so
+    return place(workers, resources)
 
 
-def arithmetic(num_workers: int, asked: Resources) -> str:
+def place(workers: Workers, nodes: Sequence[Resources]) -> Resources:
+    """What each worker can have on these nodes. Raises CapacityError, with the arithmetic, if they do not all fit."""
+    fitting = _fits(workers, nodes)
+    if not fitting:
+        asked = arithmetic(workers, _least(workers, nodes), nodes)
+        raise CapacityError(f"{asked}; ask for fewer workers or add nodes")
+    return fitting
+
+
+def arithmetic(workers: Workers, asked: Resources, nodes: Sequence[Resources]) -> str:
     """What was asked for, and what there is."""
-    wanted = ", ".join(
-        f"{num_workers} workers x {n:g} {name} = {num_workers * n:g} {name}" for name, n in asked.items()
-    )
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    total = ", ".join(f"{sum(r.get(name, 0) for r in nodes):g} {name}" for name in asked)
-    largest = ", ".join(f"{max((r.get(name, 0) for r in nodes), default=0):g} {name}" for name in asked)
+    n = workers.num_workers
+    count = "1 worker" if n == 1 else f"{n} workers"
+    wanted = ", ".join(f"{count} x {each:g} {name} = {n * each:g} {name}" for name, each in asked.items())
+    total = ", ".join(f"{sum(node.get(name, 0) for node in nodes):g} {name}" for name in asked)
+    largest = ", ".join(f"{max((node.get(name, 0) for node in nodes), default=0):g} {name}" for name in asked)
     return f"asked {wanted}, the cluster has {total}" + (f", at most {largest} on one node" if len(nodes) > 1 else "")
 
 
-def _places(nodes: Sequence[Resources], asked: Resources) -> int:
-    """How many workers fit, none of which can span two nodes."""
-    return sum(int(min(node.get(name, 0) // n for name, n in asked.items())) for node in nodes)
+def alive_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _fits(workers: Workers, nodes: Sequence[Resources]) -> Resources | None:
+    """The most that all workers can have alike, none of which can span two nodes."""
+    least = _least(workers, nodes)
+    most = workers.cpus_per_worker or int(max((node.get("CPU", 0) for node in nodes), default=0))
+    for cpus in range(most, int(least["CPU"]) - 1, -1):
+        asked = least | {"CPU": float(cpus)}
+        if sum(int(min(node.get(name, 0) // n for name, n in asked.items())) for node in nodes) >= workers.num_workers:
+            return asked
+    return None
+
+
+def _least(workers: Workers, nodes: Sequence[Resources]) -> Resources:
+    use_gpu = any(node.get("GPU") for node in nodes) if workers.use_gpu is None else workers.use_gpu
+    return {"CPU": float(workers.cpus_per_worker or 1)} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def _environment(local: bool) -> dict[str, str]:

@@ -6,6 +6,7 @@ same way. Whatever else kills a worker is taken for an accident, and the workers
 
 from __future__ import annotations
 
+import os
 import posixpath
 import threading
 import time
@@ -18,7 +19,7 @@ import ray.train
 from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, COLLECTIVE_TIMEOUT_S_ENV_VAR
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
@@ -27,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from compgan_core import errors
 from compgan_core.errors import CapacityError, CompganError, StorageError
 from orchestrator.artifacts.store import Store
-from orchestrator.runtime.cluster import Resources, Workers, arithmetic, resources_per_worker
+from orchestrator.runtime.cluster import Resources, Workers, alive_nodes, arithmetic, resources_per_worker
 from orchestrator.runtime.mailbox import Event, Mailbox
 from orchestrator.runtime.ray_runtime import RUNS, RayRuntime
 
@@ -55,6 +56,7 @@ def run(
         CompganError: what a worker raised on purpose, as it was; or the last accident when too many happened.
     """
     resources = resources_per_worker(workers)
+    os.environ[COLLECTIVE_TIMEOUT_S_ENV_VAR] = str(workers.collective_timeout_s)  # Train passes it on to its actors
     for tries_left in range(workers.max_failures, -1, -1):
         # A snapshot would make Train resume by its own book, and refuse if one of the directories in it is gone.
         store.delete(f"{RUNS}/{name}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")
@@ -128,7 +130,7 @@ class _InController(ControllerCallback):
             self._mailbox.push.remote({"kind": "log", "message": message})
         timeout_s = self._workers.start_timeout_s
         if isinstance(current_state, ReschedulingState) and time.monotonic() - self._waiting_since >= timeout_s:
-            asked = arithmetic(self._workers.num_workers, self._resources)
+            asked = arithmetic(self._workers, self._resources, [node["Resources"] for node in alive_nodes()])
             raise CapacityError(f"no worker could start within {timeout_s:g} seconds: {asked}, and others may use it")
 
 
@@ -192,7 +194,7 @@ def _explained(error: BaseException) -> CompganError:
         return reason
     if isinstance(reason, InsufficientClusterResourcesError):
         return CapacityError(str(reason).splitlines()[1])
-    last_line = str(reason).strip().splitlines()[-1]
+    last_line = _lines(reason)[-1]
     if "in its creation task" in str(reason) and "ModuleNotFoundError" not in last_line:
         return StorageError(f"Ray Train cannot use the store: {last_line}")  # all that its controller needs to start
     return CompganError(f"Ray Train failed: {last_line}")
@@ -200,11 +202,17 @@ def _explained(error: BaseException) -> CompganError:
 
 def _accident(error: Any) -> str:
     if not isinstance(error, ray.train.WorkerGroupError):
-        return str(error).splitlines()[0]
-    rank, cause = min(error.worker_failures.items())
+        return _lines(error)[0]
+    failures = sorted(error.worker_failures.items())
+    # When a worker dies, the others fail because of it.
+    rank, cause = next((f for f in failures if isinstance(f[1], RayActorError)), failures[0])
     if isinstance(cause, RayActorError):
         return f"worker {rank} died, which happens when memory runs out or its node is lost"
-    return f"worker {rank} raised {type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}"
+    return f"worker {rank} raised {type(cause).__name__}: {_lines(cause)[0]}"
+
+
+def _lines(error: BaseException) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]
 
 
 def _user_type(error: CompganError) -> type:

@@ -74,6 +74,7 @@ def test_a_killed_worker_resumes_from_the_last_checkpoint_and_changes_no_bit(und
     trial.run(TWO, accident="killed", once=trial.directory / "killed")
     assert (trial.directory / "killed").exists()
     assert trial.said("has begun") == 4
+    assert trial.said("restarting from the last checkpoint: worker") == 1
     assert trial.said("continuing from the checkpoint at step 10") == 1
     expected, found = undisturbed.result(), trial.result()
     assert expected.keys() == found.keys()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,16 @@ def diverge() -> None:
         assert all(map(torch.equal, before, engine.module.parameters()))
 
 
+def drop() -> None:
+    for stage in STAGES:
+        engine = DeepSpeedEngine(*network("Adam"), MAX_GRAD_NORM, stage)
+        train(engine, 0)
+        weights = weakref.ref(engine.module.head[1].weight)
+        del engine
+        gc.collect()
+        assert weights() is None
+
+
 @pytest.fixture(scope="module")
 def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("states")
@@ -174,6 +186,10 @@ def test_clipping_took_part(states: Path) -> None:
 
 def test_a_gradient_that_is_not_finite_on_one_worker_stops_all_before_the_update() -> None:
     in_processes(2, diverge)
+
+
+def test_an_engine_that_is_no_longer_used_frees_its_network() -> None:
+    in_processes(1, drop)
 
 
 def test_stage_3_is_refused_with_a_reason() -> None:

@@ -19,7 +19,7 @@ def stage(name: str, state: str, seconds: float | None = None) -> dict:
 
 
 def progress(step: int, **metrics: float) -> dict:
-    return {"kind": "progress", "stage": "compgan", "step": step, "steps": 1000, "metrics": metrics}
+    return {"kind": "progress", "step": step, "steps": 1000, "metrics": metrics}
 
 
 def shown(run: Run, width: int = 80) -> str:
@@ -74,5 +74,37 @@ def test_without_a_terminal_progress_is_one_line_in_15_seconds() -> None:
 def test_watch_writes_no_control_codes_into_a_file() -> None:
     console = Console(file=io.StringIO())
     with watch(console) as on_event:
+        on_event({"kind": "log", "message": "a worker [died]"})
         on_event(stage("split", "done", 0.5))
-    assert console.file.getvalue() == "split: done 3f2a91c0 0.5 s\n"
+    assert console.file.getvalue() == "a worker [died]\nsplit: done 3f2a91c0 0.5 s\n"
+
+
+def test_what_a_second_worker_repeats_is_not_shown_again() -> None:
+    console = Console(file=io.StringIO())
+    with watch(console) as on_event:
+        for event in (stage("split", "running"), stage("split", "done", 0.5)):
+            on_event(event)
+            on_event(event)
+        on_event(stage("split", "running"))
+    assert len(console.file.getvalue().splitlines()) == 2
+
+
+def test_a_worker_that_was_lost_starts_the_time_left_anew() -> None:
+    clock = Clock()
+    run = Run(clock=clock)
+    run.update(stage("compgan", "running"))
+    for clock.now, step in ((0.0, 0), (1.0, 500), (100.0, 400), (110.0, 500)):
+        run.update(progress(step))
+    assert run.stages["compgan"].seconds_left(110.0) == 50.0
+
+
+def test_a_long_run_shows_the_stages_around_the_present_one_in_24_lines() -> None:
+    names = [f"stage {n:02d}" for n in range(40)]
+    run = Run(names)
+    for n in range(20):
+        run.update(stage(names[n], "cached", 1.0))
+    run.update(stage(names[20], "running"))
+    run.update(progress(1, **{f"loss_{n}": 1.0 for n in range(9)}))
+    view = shown(run)
+    assert len(view.splitlines()) <= 24
+    assert view.startswith("13 stages before") and view.endswith("13 more\n") and "running  stage 20" in view
