@@ -67,9 +67,7 @@ def lightcnn(device: torch.device, repeats: int) -> list[Figure]:
     return [figure("LightCNN-29v2 forward + backward, 128 x 128, float32", "images/s", rates)]
 
 
-def world(
-    recipe: Recipe, tuples: int, device: torch.device
-) -> tuple[CompGAN, Discriminator, FaceClassifier, Tuples]:
+def world(recipe: Recipe, tuples: int, device: torch.device) -> tuple[CompGAN, Discriminator, FaceClassifier, Tuples]:
     """Untrained networks of a recipe and a batch of noise."""
     size = recipe.faces.size
     gan = CompGAN(Generator(recipe.compgan.generator), Generator(recipe.compgan.generator)).to(device)

@@ -1,8 +1,9 @@
 """Comp-GAN: Algorithm 1, its seven losses, and the two gradients of Eq. (12) and (13).
 
-Both generators stand in one graph, but each minimises its own weighted sum of the same seven losses. So the gradient of
-G(Pose) is taken from the lambda sum with respect to the parameters of G(Pose) only, and that of G(Exp) from the mu sum
-with respect to those of G(Exp) only: one forward pass, two backward passes to the inputs, and each weight gradient once.
+Both generators stand in one graph, but each minimises its own weighted sum of the same seven losses. So the gradient
+of G(Pose) is taken from the lambda sum with respect to the parameters of G(Pose) only, and that of G(Exp) from the mu
+sum with respect to those of G(Exp) only: one forward pass, two backward passes to the
+inputs, each weight gradient once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from compgan_core import losses
 from compgan_core.losses import Weights
-from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.nets.classifier import FaceClassifier, Logits
 from compgan_core.training.runtime import trainable
 
 # The four cells of a tuple that belong to the target identity i_t, and the four that the paper writes: a cell is
@@ -152,9 +153,9 @@ def soften(faces: Tensor) -> Tensor:
     return ((rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16).view_as(faces)
 
 
-def _unstacked(classifier: FaceClassifier, faces: Tensor):
+def _unstacked(classifier: FaceClassifier, faces: Tensor) -> tuple[list[Tensor], Logits]:
     """`maps_and_logits` of stacked faces (n, batch, 3, h, w), with the stack's two axes put back."""
     n = faces.shape[0]
     maps, logits = classifier.maps_and_logits(faces.flatten(0, 1))
     split = [m.unflatten(0, (n, -1)) for m in maps]
-    return split, type(logits)(*(x.unflatten(0, (n, -1)) for x in logits))
+    return split, Logits(*(x.unflatten(0, (n, -1)) for x in logits))

@@ -1,6 +1,6 @@
 """The losses of Sec. 4.3 as pure functions, and their two weighted sums, Eq. (12) and (13).
 
-Norms are means over pixels (as in pix2pix and AttGAN); the sums over generated faces that the paper writes are sums here.
+Norms are means over pixels (as in pix2pix and AttGAN); the sums over generated faces that the paper writes are sums.
 Faces and maps come stacked: the first axis of `fakes` is the generator call of Algorithm 1, in the order of
 `compgan.CALLS`.
 """

@@ -37,7 +37,8 @@ def class_metrics(counts: np.ndarray) -> ClassMetrics:
     support, predicted, hits = counts.sum(1), counts.sum(0), np.diag(counts)
     occurs = support > 0
     if not occurs.any():
-        return ClassMetrics(*[float("nan")] * 5, 0)
+        nothing = float("nan")
+        return ClassMetrics(nothing, nothing, nothing, nothing, nothing, 0)
     recall = hits[occurs] / support[occurs]
     precision = hits[occurs] / np.maximum(predicted[occurs], 1)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
@@ -91,7 +92,7 @@ def set_metrics(truth: np.ndarray, predicted: np.ndarray) -> SetMetrics:
 
 
 def mean_accuracy(counts: np.ndarray) -> float:
-    """Eq. (14) of single labels as one-hot sets, from a confusion matrix (classes, classes); NaN for one class alone."""
+    """Eq. (14) of single labels as one-hot sets, from a confusion matrix (classes, classes); NaN for one class."""
     counts = np.asarray(counts, dtype=np.float64)
     total, positives, hits = counts.sum(), counts.sum(1), np.diag(counts)
     negatives = total - positives

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,9 @@ def ceiling(judge: nn.Module, faces: Faces, rows: np.ndarray, size: int, device:
     return figures | {f"blurred_{k}": v for k, v in zip(names, blurred, strict=True)}
 
 
-def edits(runtime: Runtime, gan: CompGAN, readers: dict[str, nn.Module], tuples, n: int) -> dict[str, float]:
+def edits(
+    runtime: Runtime, gan: CompGAN, readers: Mapping[str, nn.Module], tuples: Callable[[np.ndarray], Tuples], n: int
+) -> dict[str, float]:
     """For `n` tuples and each of `EDITS`: percent of identity, pose and expression that each reader reads as intended,
     mean L1 to the ground truth, and the L1 of the unedited source, in units of [-1, 1] pixels.
 

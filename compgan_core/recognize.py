@@ -57,8 +57,8 @@ class FinetuneRecipe(BaseModel):
 
     training: ClassifierRecipe = ClassifierRecipe()
     novel_share: float = Field(0.5, ge=0, le=1)
-    """Share of a batch that comes from the novel categories, real or synthesized; of the whole synthesized part where no
-    category is novel."""
+    """Share of a batch that comes from the novel categories, real or synthesized; of the whole synthesized part where
+    no category is novel."""
     synthetic_share: float = Field(0.85, ge=0, le=1)
     """Share of that part that is synthesized."""
 
@@ -218,7 +218,7 @@ def count(runtime: Runtime, logits_of: Callable[[Rows], Tensor], labels: Labels,
 
 
 def summary(counts: TestCounts) -> dict[str, float]:
-    """The figures of a table's row, in percent: base, novel, novel among novel, harmonic mean, pooled, Table 7's columns."""
+    """The figures of a table's row, in percent: base, novel, novel among novel, harmonic mean, pooled; Table 7's."""
     base, novel, only = (metrics.class_metrics(c) for c in counts)
     pooled_counts = counts.base + counts.novel
     pooled = metrics.class_metrics(pooled_counts)

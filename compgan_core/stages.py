@@ -1,8 +1,8 @@
 """The stages of a study, each a function of directories and of exactly the settings that decide its result.
 
-A stage reads the directories of its inputs, computes on whatever Runtime it is given (every worker calls it), writes its
-files on rank 0 into `out`, and returns the metrics of its record. Its keyword arguments are its identity: whoever runs it
-hashes them, so it cannot use a setting that is not accounted for.
+A stage reads the directories of its inputs, computes on whatever Runtime it is given (every worker calls it), writes
+its files on rank 0 into `out`, and returns the metrics of its record. Its keyword arguments are its identity: whoever
+runs it hashes them, so it cannot use a setting that is not accounted for.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ from compgan_core.training.runtime import Runtime, load_state, save_state
 
 Inputs = Mapping[str, Path]
 Metrics = dict[str, float]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def faces(inputs: Inputs, out: Path, runtime: Runtime, *, faces: FacesRecipe, seed: int) -> Metrics:
@@ -243,9 +245,7 @@ def combine(
     features = _combiner(inputs, runtime, model, data, roles, generator, combine.references, size, seed)
     mixture = _mixture(inputs, data, roles, added, finetune, shots_per_category, draw, count, seed)
     tables = [recognize.feature_table(runtime, features, part) for part in mixture]
-    head, history = recognize.train_combined_head(
-        runtime, model.expression, tables, combine, _draw_seed(seed, draw)
-    )
+    head, history = recognize.train_combined_head(runtime, model.expression, tables, combine, _draw_seed(seed, draw))
     _write(runtime, out, history, head=head)
     return history[-1]
 
@@ -261,7 +261,7 @@ def evaluate(
     references: int,
     seed: int,
 ) -> Metrics:
-    """The counts on the test rows. Inputs: faces, split, finetune; compgan and combine for the head on five features."""
+    """The counts on the test rows. Inputs: faces, split, finetune; compgan and combine for the five-feature head."""
     data, roles = _data(inputs)
     model = _load(_classifier(network, size, data, seed), inputs["finetune"] / "classifier.safetensors", runtime)
     if generator:
@@ -336,7 +336,7 @@ def _discriminator(compgan: CompGANRecipe, size: int, seed: int) -> Discriminato
     return discriminator
 
 
-def _load(module: nn.Module, path: Path, runtime: Runtime):
+def _load(module: Network, path: Path, runtime: Runtime) -> Network:
     """The network with the weights of a file, frozen, on the device."""
     weights, _ = load_state(path)
     module.load_state_dict(weights)

@@ -7,7 +7,7 @@ Image i of a category depends on (seed, draw of the shots, category, i) alone. S
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ def load(faces: Faces, rows: np.ndarray, size: int, device: torch.device) -> Ten
 
 def _labels(labels: Labels, source: Rows, reference: Rows, edited: Attribute | None, number: np.ndarray) -> Labels:
     pairs = zip(labels.key[source], labels.key[reference], strict=True)
-    changes = {
+    changes: dict[str, Any] = {
         "key": np.array([f"{i:06d} {a} > {b}" for i, (a, b) in enumerate(pairs)]),
         "frame": number,
         "sequence": np.full(len(source), ""),

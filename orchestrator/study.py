@@ -1,8 +1,8 @@
 """A study, top to bottom: which stages there are, what each needs, which must run, and running them.
 
-dataset -> faces -> split -> pretrain -> classifier -> compgan -> synthesis -> finetune -> evaluate, with the judge and the
-pictures beside it. A stage is a function of `compgan_core.stages` with arguments and inputs; the hash of those is its
-fingerprint, and a record under that fingerprint means that it need never run again.
+dataset -> faces -> split -> pretrain -> classifier -> compgan -> synthesis -> finetune -> evaluate, with the judge
+and the pictures beside it. A stage is a function of `compgan_core.stages` with arguments and inputs; the hash of those
+is its fingerprint, and a record under that fingerprint means that it need never run again.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from orchestrator.artifacts.fingerprint import fingerprint
 from orchestrator.artifacts.lease import Lease
 from orchestrator.datasets import Dataset
 from orchestrator.runtime.checkpoints import Checkpoints
+
 
 class StageRuntime(Runtime, Protocol):
     """A Runtime that is told which stage it works for."""
@@ -176,17 +177,6 @@ class Study:
             stages.append(Stage("evaluate", counting, inputs, label))
         return stages
 
-    def checked(self) -> Study:
-        """Itself, if the data can serve the recipe; a sentence why not, otherwise."""
-        manifest = self.dataset.manifest
-        for what, names in (("poses", manifest.poses), ("expressions", manifest.expressions)):
-            if len(names) < 2:
-                raise DataError(
-                    f"training needs at least two {what}, and {manifest.name!r} has {', '.join(names) or 'none'}: "
-                    f"import faces that are labelled with more {what}"
-                )
-        return self
-
     @property
     def titles(self) -> dict[str, str]:
         """The rows of the table: variant -> title."""
@@ -243,6 +233,28 @@ class Study:
         return {name: record for name, record in found.items() if record}
 
 
+def study_of(dataset: Dataset, preset: str, task: str, shots: int, seed: int, overrides: Mapping[str, str]) -> Study:
+    """The study of a preset, a task and `key=value` overrides.
+
+    Raises ConfigurationError for a wrong setting, DataError when the data has one pose or expression only.
+    """
+    recipe = make_recipe(preset, task, shots, seed, overrides)
+    manifest = dataset.manifest
+    for what, names in (("poses", manifest.poses), ("expressions", manifest.expressions)):
+        if len(names) < 2:
+            raise DataError(
+                f"training needs at least two {what}, and {manifest.name!r} has {', '.join(names) or 'none'}: "
+                f"import faces that are labelled with more {what}"
+            )
+    counts = {"ER-FE": dataset.faces_by_expression, "ER-FP": dataset.faces_by_pose}.get(recipe.split.task, {})
+    if counts and recipe.shots > min(counts.values()):
+        raise DataError(
+            f"{recipe.shots} shots were asked for, but a category of {manifest.name!r} has only {min(counts.values())} "
+            f"faces: use fewer"
+        )
+    return Study(recipe, dataset)
+
+
 @dataclass(frozen=True)
 class Worker:
     """The body of every training worker: run the stages of a plan, one after another."""
@@ -260,10 +272,10 @@ class Worker:
         lease = Lease(self.artifacts.store, *home, ttl_s=LEASE_TTL_S)
         try:
             if not self._ours(stage, lease, runtime):
-                runtime.emit(_event(stage, "cached"))
+                self._tell(runtime, stage, "cached")
                 return
             runtime.begin(*home)
-            runtime.emit(_event(stage, "running"))
+            self._tell(runtime, stage, "running")
             started = time.monotonic()
             inputs = {name: self._fetch(source) for name, source in stage.inputs.items()}
             with tempfile.TemporaryDirectory(prefix="compgan-") as scratch:
@@ -271,7 +283,7 @@ class Worker:
                 if runtime.rank == 0:
                     self._publish(stage, Path(scratch), metrics, time.monotonic() - started)
             runtime.barrier()  # the next stage reads what rank 0 has just written
-            runtime.emit(_event(stage, "done", time.monotonic() - started))
+            self._tell(runtime, stage, "done", time.monotonic() - started)
         finally:
             lease.release()
 
@@ -291,6 +303,12 @@ class Worker:
                 return verdict.item() == 1
             time.sleep(1)
 
+    @staticmethod
+    def _tell(runtime: StageRuntime, stage: Stage, state: str, seconds: float | None = None) -> None:
+        if runtime.rank == 0:
+            facts = {"name": stage.name, "fingerprint": stage.fingerprint, "state": state, "seconds": seconds}
+            runtime.emit({"kind": "stage", **facts})
+
     def _fetch(self, source: Stage | Dataset) -> Path:
         if isinstance(source, Dataset):
             return source.fetch(self.artifacts)
@@ -304,10 +322,6 @@ class Worker:
             stage.kind, stage.fingerprint, out, recipe=stage.recipe, inputs=inputs, metrics=metrics, seconds=seconds
         )
         Checkpoints(self.artifacts.store, stage.kind, stage.fingerprint).discard()
-
-
-def _event(stage: Stage, state: str, seconds: float | None = None) -> dict[str, Any]:
-    return {"kind": "stage", "name": stage.name, "fingerprint": stage.fingerprint, "state": state, "seconds": seconds}
 
 
 def _shared_split(recipe: SplitRecipe) -> SplitRecipe:

@@ -1,4 +1,4 @@
-"""The generators (encoder-decoder on source and reference) and the discriminator (after AttGAN, paper reference [52])."""
+"""The generators (encoder-decoder on source and reference) and the discriminator (after AttGAN, reference [52])."""
 
 from __future__ import annotations
 

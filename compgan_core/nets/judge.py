@@ -1,10 +1,12 @@
 """The judge: reads expression, pose and identity of synthesized faces, and never supervised a generator.
 
-Another architecture than F_cls (colour, plain convolutions, group norm), trained from another seed on degraded faces, so
-that neither a blur nor the patterns that fool F_cls decide what it reads.
+Another architecture than F_cls (colour, plain convolutions, group norm), trained from another seed on degraded faces,
+so that neither a blur nor the patterns that fool F_cls decide what it reads.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
@@ -29,7 +31,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = [3, *(min(recipe.width << i, 8 * recipe.width) for i in range(recipe.downs))]
         layers: list[nn.Module] = []
-        for n_in, n_out in zip(widths, widths[1:], strict=False):
+        for n_in, n_out in pairwise(widths):
             layers += [*_layer(n_in, n_out, 1), *_layer(n_out, n_out, 2)]
         self.trunk = nn.Sequential(*layers, nn.Flatten())
         self.fc = nn.Sequential(nn.Linear(widths[-1] * (size >> recipe.downs) ** 2, recipe.feature), nn.ReLU())

@@ -1,7 +1,7 @@
 """LightCNN-29v2 (Wu et al., "A Light CNN for Deep Face Representation with Noisy Labels"), paper reference [62].
 
-Parameter names are those of the authors' public code, so their checkpoint loads strictly. Width, depth and input size are
-arguments; the defaults are the network of the paper: 128 x 128 gray in [0, 1], 10,475,872 parameters without fc2.
+Parameter names are those of the authors' public code, so their checkpoint loads strictly. Width, depth and input size
+are arguments; the defaults are the network of the paper: 128 x 128 gray in [0, 1], 10,475,872 parameters without fc2.
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from compgan_core import transforms
 from compgan_core.data.cache import Faces
 from compgan_core.data.tuples import EpochSampler
+from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.nets.judge import Judge
 from compgan_core.randomness import uniform
 from compgan_core.training.loop import Trainee, Update, accumulate, autocast, fit, micro_batches
 from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
@@ -55,6 +57,8 @@ class Examples(NamedTuple):
     pose: Tensor
     identity: Tensor
 
+
+FaceReader = FaceClassifier | Judge
 
 Source = Callable[[np.ndarray], Examples]
 """The examples of these global sample numbers, int64 (n,)."""
@@ -124,13 +128,13 @@ def mixture_of(shares: list[Share], size: int, seed: int, device: torch.device) 
 
 def train(
     runtime: Runtime,
-    model: nn.Module,
+    model: FaceReader,
     source: Source,
     recipe: ClassifierRecipe,
     n_examples: int,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Train `model` (a FaceClassifier or of its shape) in place; returns the history."""
+    """Train `model` in place; returns the history."""
     schedule = recipe.schedule
     engine = runtime.engine(model, build(model, recipe.optimizer), recipe.optimizer.max_grad_norm)
     steps = schedule.total_steps(n_examples)
@@ -149,7 +153,7 @@ def train(
 
 
 def supervised_update(
-    model: nn.Module, batch: Examples, numbers: Tensor, recipe: ClassifierRecipe, seed: int
+    model: FaceReader, batch: Examples, numbers: Tensor, recipe: ClassifierRecipe, seed: int
 ) -> Update:
     """The weighted sum of the heads' cross-entropies, and its gradient."""
     with autocast(batch.faces.device, recipe.precision):

@@ -56,8 +56,8 @@ class CompGANRecipe(BaseModel):
     ramp_tuples: int = 2100
     """Tuples over which those terms then rise to their scale."""
     reference_mismatch: float = Field(0.5, ge=0, le=1)
-    """Chance that a reference is right only in the attribute that the call edits; 0 is Algorithm 1 to the letter. Without
-    it a generator copies the reference's other attribute too, which ruins label-free references at test time."""
+    """Chance that a reference is right only in the attribute that the call edits; 0 is Algorithm 1 to the letter.
+    Without it a generator copies the reference's other attribute too, which spoils label-free references."""
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def ramp(self, tuples: int) -> float:
@@ -66,7 +66,7 @@ class CompGANRecipe(BaseModel):
 
 
 def tuples_of(faces: Faces, sampler: TupleSampler, size: int, seed: int, device: torch.device) -> Callable:
-    """tuples(samples) -> Tuples of consecutive sample numbers, int64 (n,); one crop for the twelve images of a tuple."""
+    """tuples(samples) -> Tuples of consecutive sample numbers, int64 (n,); one crop for the twelve images of each."""
 
     def tuples(samples: np.ndarray) -> Tuples:
         rows = sampler.batch(int(samples[0]), len(samples))  # (n, 12)
@@ -136,7 +136,7 @@ def compgan_update(
     mu: Weights,
     ramp: float,
 ) -> Update:
-    """One step of Comp-GAN on a batch of tuples: the generators' two gradients and that of D, all at the present weights.
+    """One step of Comp-GAN on a batch of tuples: both generators' gradients and that of D, all at the present weights.
 
     (As in CycleGAN and PN-GAN, where the generators move first and D then learns from the faces they had already made.)
     """

@@ -96,7 +96,9 @@ def accumulate(parts: Iterable[Update]) -> Update:
     return Update({k: v / n for k, v in total.metrics.items()}, total.gradients)
 
 
-def autocast(device: torch.device, precision: Literal["float32", "bfloat16"]):
+def autocast(
+    device: torch.device, precision: Literal["float32", "bfloat16"]
+) -> contextlib.AbstractContextManager[object]:
     """Forward passes in bfloat16 where the recipe asks for it; weights, gradients and losses stay float32."""
     if precision == "float32":
         return contextlib.nullcontext()

@@ -127,6 +127,7 @@ class LocalEngine:
 
     def load_state(self, state: State) -> None:
         self.module.load_state_dict(sub_state(state, "module."))
+        self.optimizer.state.clear()
         for name, parameter in self.module.named_parameters():
             slots = sub_state(state, f"optimizer.{name}.")
             if slots:

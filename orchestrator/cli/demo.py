@@ -23,10 +23,12 @@ def demo(
     workers: Workers = 1,
     seed: Seed = 0,
     overrides: Overrides = None,
-    directory: Annotated[Path, typer.Option("--directory", help="Where the demo keeps everything.")] = Path(".local/demo"),
+    directory: Annotated[Path, typer.Option("--directory", help="Where the demo keeps everything.")] = Path(
+        ".local/demo"
+    ),
     json: Json = False,
 ) -> None:
-    """Make faces, train on ER-FE with 5 shots at preset tiny, and print the table. Run again, it prints from the records."""
+    """Make faces, train on ER-FE with 5 shots at preset tiny, and print the table; run again, print it from records."""
     from orchestrator.datasets import dataset_names, import_dataset
     from orchestrator.store_server import StoreServer
 
@@ -41,5 +43,5 @@ def demo(
             import_dataset(artifacts, "procedural", None, FACES)
         study = build_study(artifacts, data or FACES, "ER-FE", 5, "tiny", seed, overrides)
         plan = study.plan(artifacts)
-        seconds = run_plan(printer, artifacts, study, plan, workers, 0, None)
+        seconds = run_plan(printer, artifacts, study, plan, workers, 0)
         report(printer, artifacts, study, plan, seconds)

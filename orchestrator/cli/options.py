@@ -33,6 +33,9 @@ Preset = Annotated[str, typer.Option("--preset", help="Sizes and schedule: paper
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Training workers, each with a GPU where there is one.")]
 Zero = Annotated[int, typer.Option("--zero", help="DeepSpeed ZeRO stage: 0, 1 or 2.")]
 Seed = Annotated[int, typer.Option("--seed", help="Names every random draw.")]
+CheckpointEvery = Annotated[
+    float, typer.Option("--checkpoint-every", min=0.1, help="Seconds between the checkpoints of a training stage.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the preset; may be given many times."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.cli.options import (
     DEFAULT_STORE,
     Address,
+    CheckpointEvery,
     Data,
     Json,
     Overrides,
@@ -38,6 +39,7 @@ def train(
     overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
     address: Address = None,
+    checkpoint_every: CheckpointEvery = 60.0,
     json: Json = False,
 ) -> None:
     """Train Comp-GAN for a task, synthesize faces, and set what they are worth in a table.
@@ -47,7 +49,7 @@ def train(
     printer, artifacts = Printer(json), open_artifacts(store)
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     plan = study.plan(artifacts)
-    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address)
+    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every)
     report(printer, artifacts, study, plan, seconds)
 
 
@@ -62,6 +64,7 @@ def plan(
     overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
     address: Address = None,
+    checkpoint_every: CheckpointEvery = 60.0,
     json: Json = False,
 ) -> None:
     """Show what `orch train` with the same options would run, what is cached, and why. Touches nothing."""
@@ -93,14 +96,13 @@ def build_study(
     preset: str,
     seed: int,
     overrides: list[str] | None,
-    defaults: Mapping[str, str] | None = None,
 ) -> Study:
     """The study that the options name. Everything that can be wrong with them is found here, before Ray is started."""
     from orchestrator.datasets import find_dataset
-    from orchestrator.study import Study, make_recipe
+    from orchestrator.study import study_of
 
-    recipe = make_recipe(preset, task, shots, seed, {**(defaults or {}), **_pairs(overrides or [])})
-    return Study(recipe, find_dataset(artifacts.store, data)).checked()
+    settings = _pairs(overrides or [])
+    return study_of(find_dataset(artifacts.store, data), preset, task, shots, seed, settings)
 
 
 def run_plan(
@@ -110,7 +112,8 @@ def run_plan(
     plan: Plan,
     workers: int,
     zero: int,
-    address: str | None,
+    address: str | None = None,
+    checkpoint_every: float = 60.0,
 ) -> dict[str, float]:
     """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint."""
     seconds: dict[str, float] = {}
@@ -122,7 +125,7 @@ def run_plan(
     from orchestrator.study import Worker
 
     artifacts.store.check()
-    settings = Workers(num_workers=workers, zero_stage=zero)
+    settings = Workers(num_workers=workers, zero_stage=zero, checkpoint_every_s=checkpoint_every)
     start_ray(address)
     with watch(printer.console, [stage.name for stage in plan.to_run]) as show:
 

@@ -23,7 +23,9 @@ def test_the_paper_preset_has_the_papers_numbers():
 
 
 def test_overrides_reach_any_field_by_its_dotted_name():
-    r = make_recipe("tiny", "ER-FE", overrides={"lambda.exp": "7", "compgan.precision": "float32", "variants": '["exp"]'})
+    r = make_recipe(
+        "tiny", "ER-FE", overrides={"lambda.exp": "7", "compgan.precision": "float32", "variants": '["exp"]'}
+    )
     assert (r.lambda_.exp, r.compgan.precision, r.variants) == (7, "float32", ("exp",))
 
 

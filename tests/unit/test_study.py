@@ -7,7 +7,7 @@ from compgan_core.errors import DataError
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.store import open_store
 from orchestrator.datasets import Dataset
-from orchestrator.study import Study, make_recipe
+from orchestrator.study import study_of
 
 
 def dataset(poses=("front", "left"), expressions=("joy", "neutral", "sad")):
@@ -19,8 +19,7 @@ def dataset(poses=("front", "left"), expressions=("joy", "neutral", "sad")):
 
 
 def study(task="ER-FE", shots=5, seed=0, **overrides):
-    recipe = make_recipe("tiny", task, shots, seed, {k.replace("__", "."): v for k, v in overrides.items()})
-    return Study(recipe, dataset())
+    return study_of(dataset(), "tiny", task, shots, seed, {k.replace("__", "."): v for k, v in overrides.items()})
 
 
 def changed(a, b):
@@ -125,4 +124,4 @@ def test_the_plan_says_who_needs_a_stage(artifacts):
 @pytest.mark.parametrize("lacking", [{"poses": ("front",)}, {"expressions": ("joy",)}])
 def test_data_with_one_pose_or_expression_is_refused_before_anything_runs(lacking):
     with pytest.raises(DataError, match="at least two"):
-        Study(make_recipe("tiny", "ER-FE", 5), dataset(**lacking)).checked()
+        study_of(dataset(**lacking), "tiny", "ER-FE", 5, 0, {})

@@ -1,0 +1,141 @@
+"""The whole road, through the command line, out of a real S3 bucket on a real Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import small_study as small
+
+from orchestrator.artifacts.store import open_store
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bucket(s3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket with drawn faces, and a node cache of its own."""
+    url, cache = "s3://test-train/prefix", tmp_path_factory.mktemp("cache")
+    open_store(url).check(create=True)
+    small.import_faces(url, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPGAN_CACHE", str(cache))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def trained(bucket: str) -> dict:
+    return small.facts(small.orch("train", *small.options(bucket), "--json"))
+
+
+def test_a_study_runs_every_stage_and_says_what_the_faces_are_worth(trained: dict, bucket: str) -> None:
+    assert {stage["state"] for stage in trained["stages"]} == {"run"}
+    assert set(trained["metrics"]) == {"plain", "degraded", "exp", "compgan", "quality", "judge"}
+    assert {"base", "novel", "novel_only", "harmonic", "pooled"} <= set(trained["metrics"]["compgan"]["means"])
+    assert all(open_store(bucket).exists(key) for key in trained["records"])
+    assert all(Path(picture).stat().st_size > 10_000 for picture in trained["pictures"])
+
+
+def test_run_again_it_prints_the_same_from_the_records_without_ray(trained: dict, bucket: str) -> None:
+    again = small.facts(small.orch("train", *small.options(bucket), "--address", "10.255.255.1:1", "--json"))
+    assert {stage["state"] for stage in again["stages"]} == {"cached"}
+    assert again["metrics"] == trained["metrics"]
+
+
+def test_checkpoints_go_once_their_stage_is_recorded(trained: dict, bucket: str) -> None:
+    assert list(open_store(bucket).keys("checkpoints/")) == []
+
+
+def test_a_plan_touches_nothing_and_shows_what_a_changed_setting_would_run(trained: dict, bucket: str) -> None:
+    before = list(open_store(bucket).keys())
+    plan = small.facts(small.orch("plan", *small.options(bucket, **{"finetune.novel_share": "0.2"}), "--json"))
+    assert {s["name"].split()[0] for s in plan["stages"] if s["state"] == "run"} == {"finetune", "combine", "evaluate"}
+    assert list(open_store(bucket).keys()) == before
+
+
+def test_two_workers_with_zero_2_make_the_same_stages(trained: dict, bucket: str) -> None:
+    """Another seed of the fine-tuning alone would be cached; so the classifier is asked for one more step."""
+    options = small.options(bucket, **{"pretrain.schedule.steps": "3", "variants": '["plain"]'})
+    two = small.facts(small.orch("train", *options, "--workers", "2", "--zero", "2", "--json"))
+    plan = small.facts(small.orch("plan", *options, "--json"))
+    assert {s["fingerprint"] for s in two["stages"]} == {s["fingerprint"] for s in plan["stages"]}
+    assert {s["state"] for s in plan["stages"]} == {"cached"}
+
+
+def test_a_submitted_job_makes_the_records_that_orch_would_have_made(trained: dict, bucket: str) -> None:
+    """`ray start --head`, then `ray job submit`, on ports and in a directory of its own."""
+    directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    ray, environment = Path(sys.executable).with_name("ray"), {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment |= {"PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
+    ports = ["--port=26379", "--dashboard-port=28265", "--ray-client-server-port=0"]
+    start = [ray, "start", "--head", *ports, "--num-cpus=2", f"--temp-dir={directory}", "--block"]
+    head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        address = "http://127.0.0.1:28265"
+        subprocess.run(
+            [sys.executable, "-c", WAIT, address], env=environment, timeout=90, check=True, capture_output=True
+        )
+        options = small.options(bucket, **{"finetune.novel_share": "0.3"})
+        entry = ["python", "jobs/train_compgan.py", *options, "--json"]
+        submit = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
+        done = subprocess.run(submit, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(directory, ignore_errors=True)
+    line = next(text for text in done.stdout.splitlines() if re.match(r'\{"study"', text))
+    plan = small.facts(small.orch("plan", *options, "--json"))
+    assert {s["fingerprint"] for s in json.loads(line)["stages"]} == {s["fingerprint"] for s in plan["stages"]}
+    assert {s["state"] for s in plan["stages"]} == {"cached"}
+
+
+WAIT = """
+import sys, time, urllib.request
+for _ in range(160):
+    try:
+        urllib.request.urlopen(sys.argv[1] + "/api/version", timeout=2); break
+    except OSError:
+        time.sleep(0.5)
+else:
+    sys.exit("no dashboard")
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "sentence"),
+    [
+        (["--data", "drawm"], 2, "there is no dataset 'drawm' .* did you mean drawn"),
+        (["--task", "ER-FF"], 2, "ER-SS, ER-FID, ER-ZID, ER-FP, ER-ZP, ER-FE"),
+        (["--set", "compgan.schedule.step=3"], 2, "did you mean compgan.schedule.steps"),
+        (["--set", "compgan"], 2, "write --set KEY=VALUE"),
+        (["--zero", "3"], 2, "ZeRO stage 3 is not supported"),
+        (["--shots", "99"], 2, "99 shots were asked for"),
+        (["--store", "s3://no-such-bucket-here"], 3, "no-such-bucket-here"),
+        (["--workers", "64", "--set", "seed=9"], 4, "asked 64 workers x 1 CPU = 64 CPU, the cluster has"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_its_exit_code(
+    bucket: str, changes: list[str], code: int, sentence: str
+) -> None:
+    done = small.orch("train", *small.options(bucket), *changes)
+    assert done.returncode == code, done.stderr
+    (line,) = [text for text in done.stderr.splitlines() if text.startswith("orch: ")]
+    assert re.search(sentence, line)
+    assert "Traceback" not in done.stderr
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_name_and_exit_code(bucket: str) -> None:
+    done = small.orch("train", *small.options(bucket, **{"pretrain.optimizer.lr": "1e30"}))
+    assert done.returncode == 6, done.stderr
+    assert re.search(r"orch: .* is (nan|inf) on rank 0 at step \d+, before the update", done.stderr)
