@@ -90,7 +90,7 @@ def _trainer(
             storage_path=posixpath.join(path, RUNS),
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=workers.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=workers.keep_checkpoints),
+            checkpoint_config=CheckpointConfig(num_to_keep=None),  # ours goes by stage; Train trips over what is gone
             callbacks=[_InController(workers, resources, mailbox)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
