@@ -30,10 +30,10 @@ class Row:
     draws: int
 
     def cell(self, column: str) -> str:
-        """`22.0 ± 1.3`, or `22.0` for a single draw; empty where the task has no such measure."""
+        """`22.0±1.3`, or `22.0` for a single draw; empty where the task has no such measure."""
         if column not in self.means:
             return ""
-        error = f" ± {self.errors[column]:.1f}" if column in self.errors else ""
+        error = f"±{self.errors[column]:.1f}" if column in self.errors else ""
         return f"{self.means[column]:.1f}{error}"
 
 
@@ -47,15 +47,6 @@ def table(titles: Mapping[str, str], records: Mapping[str, Record]) -> list[Row]
             errors = {column: _standard_error([m[column] for m in metrics]) for column in means}
             rows.append(Row(variant, title, means, errors if len(metrics) > 1 else {}, len(metrics)))
     return rows
-
-
-def markdown(rows: Iterable[Row]) -> str:
-    """The same as a Markdown table."""
-    rows = list(rows)
-    used = [column for column in COLUMNS if any(column in row.means for row in rows)]
-    lines = ["| | " + " | ".join(COLUMNS[c] for c in used) + " |", "|---" * (len(used) + 1) + "|"]
-    lines += [f"| {row.title} | " + " | ".join(row.cell(c) for c in used) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -119,7 +119,7 @@ else:
         (["--task", "ER-FF"], 2, "ER-SS, ER-FID, ER-ZID, ER-FP, ER-ZP, ER-FE"),
         (["--set", "compgan.schedule.step=3"], 2, "did you mean compgan.schedule.steps"),
         (["--set", "compgan"], 2, "write --set KEY=VALUE"),
-        (["--zero", "3"], 2, "ZeRO stage 3 is not supported"),
+        (["--zero", "3", "--set", "seed=9"], 2, "ZeRO stage 3 is not supported"),
         (["--shots", "99"], 2, "99 shots were asked for"),
         (["--store", "s3://no-such-bucket-here"], 3, "no-such-bucket-here"),
         (["--workers", "64", "--set", "seed=9"], 4, "asked 64 workers x 1 CPU = 64 CPU, the cluster has"),

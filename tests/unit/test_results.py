@@ -1,0 +1,26 @@
+"""The table, from records."""
+
+import pytest
+
+from orchestrator.artifacts.artifacts import Record
+from orchestrator.results import table
+
+
+def record(**metrics):
+    return Record(
+        stage="evaluate", fingerprint="f", recipe={}, inputs={}, files={}, metrics=metrics, seconds=0, created="",
+        code_version="", libraries={}, host="",
+    )  # fmt: skip
+
+
+def test_a_row_is_the_mean_over_the_draws_with_its_standard_error():
+    records = {f"evaluate exp #{i}": record(base=50.0, novel=v) for i, v in enumerate((10.0, 20.0, 30.0))}
+    (row,) = table({"exp": "L. + G(Exp)", "plain": "L."}, records)
+    assert (row.means["novel"], row.draws) == (20, 3)
+    assert row.errors["novel"] == pytest.approx(10 / 3**0.5)
+    assert [row.cell(c) for c in ("novel", "base", "novel_only")] == ["20.0±5.8", "50.0±0.0", ""]
+
+
+def test_a_single_draw_has_no_error():
+    (row,) = table({"plain": "L."}, {"evaluate plain #0": record(base=50.0), "evaluate exp #0": record(base=1.0)})
+    assert row.cell("base") == "50.0"
