@@ -77,7 +77,7 @@ def test_a_submitted_job_makes_the_records_that_orch_would_have_made(trained: di
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
     ray, environment = Path(sys.executable).with_name("ray"), {**os.environ, "RAY_AUTH_MODE": "disabled"}
     environment |= {"PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-    ports = ["--port=26379", "--dashboard-port=28265", "--ray-client-server-port=0"]
+    ports = ["--port=26379", "--dashboard-port=28265"]
     start = [ray, "start", "--head", *ports, "--num-cpus=2", f"--temp-dir={directory}", "--block"]
     head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
