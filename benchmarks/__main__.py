@@ -1,8 +1,10 @@
-"""`python -m benchmarks [--only step|ray|lightcnn] [--device cuda] [--repeats 5] [--json FILE]`
+"""`python -m benchmarks [--only step|ray|lightcnn|reads|ingest] [--device cuda] [--repeats 5] [--json FILE]`
 
 step      the Comp-GAN step against the naive one (two full backward passes) on the same tuples
 ray       images/s of the Comp-GAN loop under Ray Train + DeepSpeed, one worker, against the same loop bare
 lightcnn  LightCNN-29v2, forward and backward, at 128 x 128
+reads     the images of Algorithm 1's tuples, at random: the tensor cache against a folder of JPEG files
+ingest    220,000 faces from a tar into a store, and their tensor cache: faces/s a core, and peak memory; minutes
 
 Every figure is the median of its repeats, with their least and greatest; alternatives take turns.
 """
@@ -16,13 +18,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import core, ray_overhead
+from benchmarks import core, data, ray_overhead
 from benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[torch.device, int], list[Figure]]] = {
     "step": core.step,
     "lightcnn": core.lightcnn,
     "ray": ray_overhead.ray,
+    "reads": data.reads,
+    "ingest": data.ingest,
 }
 
 

@@ -41,6 +41,19 @@ class DivergenceError(CompganError):
     exit_code = 6
 
 
+def told(error: CompganError) -> tuple[str, str]:
+    """A failure as (kind, message), to be told to another process, which cannot unpickle every subclass."""
+    kind = next(c for c in type(error).__mro__ if c.__module__ == __name__)
+    return kind.__name__, str(error)
+
+
+def retold(kind: str, message: str) -> CompganError:
+    """The failure that `told` tells of."""
+    error = globals()[kind](message)
+    assert isinstance(error, CompganError)
+    return error
+
+
 def did_you_mean(given: str, allowed: list[str]) -> str:
     """The end of a message about an unknown name: the nearest names, or the whole list when nothing is near."""
     import difflib

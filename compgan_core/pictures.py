@@ -65,6 +65,27 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
     figure.savefig(path, dpi=110)
 
 
+def distributions(counts: Mapping[str, Mapping[str, int]], path: Path) -> None:
+    """Write one panel an attribute, faces by label, as PNG. The empty label is that of faces without one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.4 * len(counts)), layout="constrained")
+    for i, (attribute, of_labels) in enumerate(counts.items()):
+        axes = figure.add_subplot(len(counts), 1, i + 1)
+        shown = sorted(of_labels.items(), key=lambda item: -item[1])
+        axes.bar(range(len(shown)), [count for _, count in shown], color="#006e5a", width=0.8 if len(shown) < 80 else 1)
+        axes.set_title(f"faces by {attribute}: {len(shown)}", loc="left", fontsize=10)
+        if len(shown) <= 60:
+            axes.set_xticks(range(len(shown)), [label or "(none)" for label, _ in shown], fontsize=7)
+            if len(shown) > 12:
+                for text in axes.get_xticklabels():
+                    text.set(rotation=60, ha="right", rotation_mode="anchor")
+        axes.margins(x=0.01)
+        axes.tick_params(axis="y", labelsize=8)
+        axes.grid(axis="y", alpha=0.25)
+    figure.savefig(path, dpi=110)
+
+
 def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """The text, shortened until it fits."""
     if font.getlength(text) <= width:

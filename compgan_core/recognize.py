@@ -1,4 +1,4 @@
-"""Recognition with and without synthesized faces: fine-tuning, the five-feature head, and the counts on the test rows.
+"""Recognition with and without synthesized faces: fine-tuning, the five-feature head, and the counts on unseen rows.
 
 The rows of Table 5, and the controls without which a gain means nothing.
 """
@@ -18,6 +18,7 @@ from compgan_core import metrics, transforms
 from compgan_core.data.cache import Faces
 from compgan_core.data.labels import Labels, Rows
 from compgan_core.data.splits import Split
+from compgan_core.errors import DataError
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.randomness import generator, uniform
 from compgan_core.synthesize import load
@@ -188,17 +189,43 @@ def train_combined_head(
     return head, fit(runtime, {"head": Trainee(engine, recipe.optimizer.lr)}, update, recipe.schedule, steps, batch)
 
 
-class TestCounts(NamedTuple):
+class Unseen(NamedTuple):
+    """Rows that a classifier did not train on."""
+
+    base: Rows
+    novel: Rows
+    """Empty for a task without a novel attribute."""
+
+
+def validation_rows(split: Split, shots: Rows) -> Unseen:
+    """The rows to choose by: base faces kept from training, and the novel pool without this draw's `shots`.
+
+    The "oracle" variant trains on the latter. Raises DataError where there are no such rows.
+    """
+    task, rows = split.recipe.task, Unseen(split.base_validation, np.setdiff1d(split.novel_pool, shots))
+    if not len(rows.base):
+        raise DataError(
+            f"the {task} split keeps no base face for validation, at split.validation_fraction="
+            f"{split.recipe.validation_fraction:g} of {len(split.base_train)}: set a larger fraction"
+        )
+    if split.novel_attribute and not len(rows.novel):
+        raise DataError(f"all {len(shots)} novel faces that do not test are shots, so none validates: use fewer shots")
+    return rows
+
+
+class Counts(NamedTuple):
     """Confusion matrices int64 (expressions, expressions)."""
 
     base: np.ndarray
     novel: np.ndarray
     novel_only: np.ndarray
-    """Novel test images, predictions among the novel expressions only; equals `novel` where no expression is novel."""
+    """Novel images, predictions among the novel expressions only; equals `novel` where no expression is novel."""
 
 
-def count(runtime: Runtime, logits_of: Callable[[Rows], Tensor], labels: Labels, split: Split) -> TestCounts:
-    """Classify the test rows; counts are summed over the workers. logits_of(rows) -> (n, expressions)."""
+def count(
+    runtime: Runtime, logits_of: Callable[[Rows], Tensor], labels: Labels, split: Split, unseen: Unseen
+) -> Counts:
+    """Classify these rows; counts are summed over the workers. logits_of(rows) -> (n, expressions)."""
     classes = len(labels.expressions)
     allowed = torch.ones(classes, dtype=torch.bool, device=runtime.device)
     if split.novel_attribute == "expression":
@@ -206,18 +233,18 @@ def count(runtime: Runtime, logits_of: Callable[[Rows], Tensor], labels: Labels,
         allowed[[labels.expressions.index(name) for name in split.novel_categories]] = True
     counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=runtime.device)
     with torch.inference_mode():
-        for i, rows in _chunks(split.test_base):
+        for i, rows in _chunks(unseen.base):
             if i % runtime.world_size == runtime.rank:
                 counts[0] += metrics.confusion(_of(labels, rows, runtime), logits_of(rows).argmax(1), classes)
-        for i, rows in _chunks(split.test_novel):
+        for i, rows in _chunks(unseen.novel):
             if i % runtime.world_size == runtime.rank:
                 y, logits = _of(labels, rows, runtime), logits_of(rows).float()
                 counts[1] += metrics.confusion(y, logits.argmax(1), classes)
                 counts[2] += metrics.confusion(y, logits.masked_fill(~allowed, -torch.inf).argmax(1), classes)
-    return TestCounts(*runtime.all_reduce_sum(counts).cpu().numpy())
+    return Counts(*runtime.all_reduce_sum(counts).cpu().numpy())
 
 
-def summary(counts: TestCounts) -> dict[str, float]:
+def summary(counts: Counts) -> dict[str, float]:
     """The figures of a table's row, in percent: base, novel, novel among novel, harmonic mean, pooled; Table 7's."""
     base, novel, only = (metrics.class_metrics(c) for c in counts)
     pooled_counts = counts.base + counts.novel

@@ -10,27 +10,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
+from compgan_core import networks, randomness, recognize, synthesize
 from compgan_core import quality as quality_of
-from compgan_core import randomness, recognize, synthesize
-from compgan_core.compgan import CompGAN
-from compgan_core.data.cache import Faces, build_cache, write_cache
-from compgan_core.data.labels import Rows, check_trainable, choose_expressions
-from compgan_core.data.shards import read_labels
-from compgan_core.data.splits import Split, SplitRecipe, make_split, shots
+from compgan_core.data.cache import Faces, write_cache
+from compgan_core.data.labels import Rows
+from compgan_core.data.proof import leaked
+from compgan_core.data.shots import ShotsPer, shots
+from compgan_core.data.splits import ROLES, Split, SplitRecipe, make_split
 from compgan_core.data.tuples import TupleSampler
 from compgan_core.losses import Weights
 from compgan_core.nets.classifier import FaceClassifier
-from compgan_core.nets.gan import Discriminator, Generator, GeneratorRecipe, init_gan
-from compgan_core.nets.judge import Judge
+from compgan_core.nets.gan import GeneratorRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.pictures import loss_curves
-from compgan_core.randomness import seeded
-from compgan_core.recipe import FacesRecipe, JudgeRecipe
+from compgan_core.recipe import JudgeRecipe
 from compgan_core.recognize import Added, CombineRecipe, FinetuneRecipe
 from compgan_core.training import classifier as supervised
 from compgan_core.training import gan as gan_training
@@ -40,35 +37,16 @@ from compgan_core.training.runtime import Runtime, load_state, save_state
 
 Inputs = Mapping[str, Path]
 Metrics = dict[str, float]
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def faces(inputs: Inputs, out: Path, runtime: Runtime, *, faces: FacesRecipe, seed: int) -> Metrics:
-    """The tensor cache: images of the chosen expressions, decoded and resized once. Input: dataset."""
-    if runtime.rank == 0:
-        labels = read_labels(inputs["dataset"])
-        names = choose_expressions(labels, min(faces.max_expressions, len(labels.expressions)), seed)
-        build_cache(inputs["dataset"], out, size=faces.stored_size, expressions=names)
-        made = Faces.open(out).labels
-        check_trainable(made)
-        return {
-            "images": len(made),
-            "identities": len(made.identities),
-            "poses": len(made.poses),
-            "expressions": len(made.expressions),
-        }
-    return {}
 
 
 def split(inputs: Inputs, out: Path, runtime: Runtime, *, split: SplitRecipe) -> Metrics:
     """Which rows train and which test. Input: faces."""
     labels = Faces.open(inputs["faces"]).labels
     made = make_split(labels, split)
-    made.check(labels)
     if runtime.rank == 0:
         made.save(out / "split.json", labels)
-    roles = ("base_train", "base_validation", "novel_pool", "test_base", "test_novel")
-    return {role: len(getattr(made, role)) for role in roles}
+    metrics: Metrics = {role: len(getattr(made, role)) for role in ROLES}
+    return metrics | {"leaked": leaked(labels, made.base_train, made.test_base)}
 
 
 def pretrain(
@@ -83,7 +61,7 @@ def pretrain(
 ) -> Metrics:
     """LightCNN on the identities of the base training images. Inputs: faces, split."""
     data, roles = _data(inputs)
-    model = _classifier(network, size, data, seed).to(runtime.device)
+    model = networks.face_classifier(network, size, data.labels, seed).to(runtime.device)
     return _train_classifier(runtime, model, data, roles, size, training, seed, out)
 
 
@@ -99,7 +77,7 @@ def classifier(
 ) -> Metrics:
     """F_cls, three heads on D_base, from the pre-trained trunk. Inputs: faces, split, pretrain."""
     data, roles = _data(inputs)
-    model = _classifier(network, size, data, seed)
+    model = networks.face_classifier(network, size, data.labels, seed)
     weights, _ = load_state(inputs["pretrain"] / "classifier.safetensors")
     model.trunk.load_state_dict({k.removeprefix("trunk."): t for k, t in weights.items() if k.startswith("trunk.")})
     return _train_classifier(runtime, model.to(runtime.device), data, roles, size, training, seed, out)
@@ -108,7 +86,7 @@ def classifier(
 def judge(inputs: Inputs, out: Path, runtime: Runtime, *, judge: JudgeRecipe, size: int, seed: int) -> Metrics:
     """The judge, on nine tenths of all rows, degraded; it supervises nobody. Input: faces."""
     data = Faces.open(inputs["faces"])
-    model = _judge(judge, size, data, seed).to(runtime.device)
+    model = networks.face_judge(judge.network, size, data.labels, seed).to(runtime.device)
     rows, held_out = quality_of.judge_rows(len(data.labels), seed)
     source = supervised.epochs_of(data, rows, size, seed + 1, runtime.device)
     history = supervised.train(runtime, model, source, judge.training, len(rows), seed + 1)
@@ -130,9 +108,9 @@ def compgan(
 ) -> Metrics:
     """G(Pose), G(Exp) and D on D_base, F_cls frozen. Inputs: faces, split, classifier."""
     data, roles = _data(inputs)
-    f_cls = _load(_classifier(network, size, data, seed), inputs["classifier"] / "classifier.safetensors", runtime)
-    gan = _gan(compgan.generator, seed).to(runtime.device)
-    discriminator = _discriminator(compgan, size, seed).to(runtime.device)
+    f_cls = networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device)
+    gan = networks.comp_gan(compgan.generator, seed).to(runtime.device)
+    discriminator = networks.discriminator(compgan.discriminator, size, seed).to(runtime.device)
     sampler = TupleSampler(data.labels, roles.base_train, seed, compgan.reference_mismatch)
     tuples = gan_training.tuples_of(data, sampler, size, seed, runtime.device)
     history = gan_training.train(
@@ -158,12 +136,10 @@ def quality(
     Inputs: faces, split, classifier, compgan, judge.
     """
     data, roles = _data(inputs)
-    gan = _load_gan(generator, inputs, runtime)
+    gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
     readers = {
-        "judge": _load(_judge(judge, size, data, seed), inputs["judge"] / "judge.safetensors", runtime),
-        "f_cls": _load(
-            _classifier(network, size, data, seed), inputs["classifier"] / "classifier.safetensors", runtime
-        ),
+        "judge": networks.load_judge(inputs["judge"], judge.network, size, data.labels, runtime.device),
+        "f_cls": networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device),
     }
     sampler = TupleSampler(data.labels, roles.base_train, seed + 1, 0.0)
     tuples = gan_training.tuples_of(data, sampler, size, seed + 1, runtime.device)
@@ -179,15 +155,16 @@ def synthesis(
     generator: GeneratorRecipe | None,
     size: int,
     shots_per_category: int,
+    shots_per: ShotsPer,
     draw: int,
     pool: int,
     seed: int,
 ) -> Metrics:
     """A pool of faces of one kind for each category. Inputs: faces, split, compgan."""
     data, roles = _data(inputs)
-    drawn = shots(data.labels, roles, shots_per_category, draw, seed)
+    drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
     edits = synthesize.plan_edits(kind, data.labels, roles, drawn, pool, seed, draw)
-    gan = _load_gan(generator, inputs, runtime) if generator else None
+    gan = networks.load_gan(inputs["compgan"], generator, runtime.device) if generator else None
     images = synthesize.synthesize(runtime, kind, gan, data, edits, size, seed)
     if runtime.rank == 0:
         write_cache(images, edits.labels, out)
@@ -204,6 +181,7 @@ def finetune(
     size: int,
     finetune: FinetuneRecipe,
     shots_per_category: int,
+    shots_per: ShotsPer,
     draw: int,
     count: int,
     seed: int,
@@ -213,11 +191,12 @@ def finetune(
     Inputs: faces, split, classifier; synthesis-<kind> for each kind but "real".
     """
     data, roles = _data(inputs)
-    model = _load(_classifier(network, size, data, seed), inputs["classifier"] / "classifier.safetensors", runtime)
+    model = networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device)
     model.requires_grad_(True)
-    mixture = _mixture(inputs, data, roles, added, finetune, shots_per_category, draw, count, seed)
+    drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
+    mixture = _mixture(inputs, data, roles, added, finetune, drawn, count, seed)
     source = supervised.mixture_of(mixture, size, _draw_seed(seed, draw), runtime.device)
-    n_real = len(roles.base_train) + shots_per_category * len(roles.novel_categories)
+    n_real = len(roles.base_train) + len(drawn)
     history = supervised.train(runtime, model, source, finetune.training, n_real, _draw_seed(seed, draw))
     _write(runtime, out, history, classifier=model)
     return {"images_added": sum(len(part.rows) for part in mixture if part.faces is not data), **history[-1]}
@@ -235,15 +214,17 @@ def combine(
     finetune: FinetuneRecipe,
     combine: CombineRecipe,
     shots_per_category: int,
+    shots_per: ShotsPer,
     draw: int,
     count: int,
     seed: int,
 ) -> Metrics:
     """The expression head on five features, on the same training faces. Inputs: as finetune; finetune, compgan."""
     data, roles = _data(inputs)
-    model = _load(_classifier(network, size, data, seed), inputs["finetune"] / "classifier.safetensors", runtime)
+    model = networks.load_classifier(inputs["finetune"], network, size, data.labels, runtime.device)
     features = _combiner(inputs, runtime, model, data, roles, generator, combine.references, size, seed)
-    mixture = _mixture(inputs, data, roles, added, finetune, shots_per_category, draw, count, seed)
+    drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
+    mixture = _mixture(inputs, data, roles, added, finetune, drawn, count, seed)
     tables = [recognize.feature_table(runtime, features, part) for part in mixture]
     head, history = recognize.train_combined_head(runtime, model.expression, tables, combine, _draw_seed(seed, draw))
     _write(runtime, out, history, head=head)
@@ -263,24 +244,29 @@ def evaluate(
 ) -> Metrics:
     """The counts on the test rows. Inputs: faces, split, finetune; compgan and combine for the five-feature head."""
     data, roles = _data(inputs)
-    model = _load(_classifier(network, size, data, seed), inputs["finetune"] / "classifier.safetensors", runtime)
-    if generator:
-        features = _combiner(inputs, runtime, model, data, roles, generator, references, size, seed)
-        width = model.expression.in_features * (1 + len(data.labels.poses))
-        head = _load(nn.Linear(width, len(data.labels.expressions)), inputs["combine"] / "head.safetensors", runtime)
+    logits_of = _logits_of(inputs, runtime, data, roles, network, generator, references, size, seed)
+    return _count(runtime, out, logits_of, data, roles, recognize.Unseen(roles.test_base, roles.test_novel))
 
-        def logits_of(rows: Rows) -> Tensor:
-            return head(features(data, rows))
-    else:
 
-        def logits_of(rows: Rows) -> Tensor:
-            return model(synthesize.load(data, rows, size, runtime.device)).expression
-
-    counts = recognize.count(runtime, logits_of, data.labels, roles)
-    if runtime.rank == 0:
-        np.savez(out / "confusion.npz", **counts._asdict())
-        (out / "expressions.json").write_text(json.dumps(data.labels.expressions))
-    return recognize.summary(counts)
+def validate(
+    inputs: Inputs,
+    out: Path,
+    runtime: Runtime,
+    *,
+    network: LightCNNRecipe,
+    generator: GeneratorRecipe | None,
+    size: int,
+    references: int,
+    shots_per_category: int,
+    shots_per: ShotsPer,
+    draw: int,
+    seed: int,
+) -> Metrics:
+    """The counts on validation rows, to choose by: as evaluate, without a look at a test row. Inputs: as evaluate."""
+    data, roles = _data(inputs)
+    rows = recognize.validation_rows(roles, shots(data.labels, roles, shots_per_category, draw, seed, shots_per))
+    logits_of = _logits_of(inputs, runtime, data, roles, network, generator, references, size, seed)
+    return _count(runtime, out, logits_of, data, roles, rows)
 
 
 def pictures(
@@ -292,7 +278,7 @@ def pictures(
     """
     if runtime.rank == 0:
         data, roles = _data(inputs)
-        gan = _load_gan(generator, inputs, runtime)
+        gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
         sampler = TupleSampler(data.labels, roles.base_train, seed + 2, 0.0)
         numbers = np.arange(rows)
         tuples = gan_training.tuples_of(data, sampler, size, seed + 2, runtime.device)
@@ -306,48 +292,6 @@ def pictures(
 def _data(inputs: Inputs) -> tuple[Faces, Split]:
     data = Faces.open(inputs["faces"])
     return data, Split.load(inputs["split"] / "split.json", data.labels)
-
-
-def _classifier(network: LightCNNRecipe, size: int, data: Faces, seed: int) -> FaceClassifier:
-    with seeded(seed, "init classifier"):
-        return FaceClassifier(network, size, *_classes(data))
-
-
-def _judge(judge: JudgeRecipe, size: int, data: Faces, seed: int) -> Judge:
-    with seeded(seed, "init judge"):
-        return Judge(judge.network, size, *_classes(data))
-
-
-def _classes(data: Faces) -> tuple[int, int, int]:
-    return len(data.labels.expressions), len(data.labels.poses), len(data.labels.identities)
-
-
-def _gan(generator: GeneratorRecipe, seed: int) -> CompGAN:
-    with seeded(seed, "init generators"):
-        gan = CompGAN(Generator(generator), Generator(generator))
-        init_gan(gan)
-    return gan
-
-
-def _discriminator(compgan: CompGANRecipe, size: int, seed: int) -> Discriminator:
-    with seeded(seed, "init discriminator"):
-        discriminator = Discriminator(compgan.discriminator, size)
-        init_gan(discriminator)
-    return discriminator
-
-
-def _load(module: Network, path: Path, runtime: Runtime) -> Network:
-    """The network with the weights of a file, frozen, on the device."""
-    weights, _ = load_state(path)
-    module.load_state_dict(weights)
-    return module.to(runtime.device).requires_grad_(False).eval()
-
-
-def _load_gan(generator: GeneratorRecipe, inputs: Inputs, runtime: Runtime) -> CompGAN:
-    gan = CompGAN(Generator(generator), Generator(generator))
-    _load(gan.pose, inputs["compgan"] / "pose.safetensors", runtime)
-    _load(gan.exp, inputs["compgan"] / "exp.safetensors", runtime)
-    return gan
 
 
 def _train_classifier(
@@ -377,13 +321,11 @@ def _mixture(
     roles: Split,
     added: tuple[str, ...],
     finetune: FinetuneRecipe,
-    shots_per_category: int,
-    draw: int,
+    drawn: Rows,
     count: int,
     seed: int,
 ) -> list[Share]:
     """Base faces, shots, and the first `count` faces of each category of each kind added."""
-    drawn = shots(data.labels, roles, shots_per_category, draw, seed)
     sets = []
     for kind in added:
         if kind == "real":
@@ -417,13 +359,51 @@ def _combiner(
     seed: int,
 ) -> Callable[[Faces, Rows], Tensor]:
     """features(faces, rows) -> the concatenated features of plain and turned faces, on this worker alone."""
-    g_pose = _load_gan(generator, inputs, runtime).pose
+    g_pose = networks.load_gan(inputs["compgan"], generator, runtime.device).pose
     bank = recognize.load_bank(data, recognize.pose_bank(data.labels, roles, references, seed), size, runtime.device)
 
     def features(faces: Faces, rows: Rows) -> Tensor:
         return recognize.combined_features(model, g_pose, synthesize.load(faces, rows, size, runtime.device), bank)
 
     return features
+
+
+def _logits_of(
+    inputs: Inputs,
+    runtime: Runtime,
+    data: Faces,
+    roles: Split,
+    network: LightCNNRecipe,
+    generator: GeneratorRecipe | None,
+    references: int,
+    size: int,
+    seed: int,
+) -> Callable[[Rows], Tensor]:
+    """logits_of(rows) -> (n, expressions), of the fine-tuned classifier or, given a generator, of its combined head."""
+    model = networks.load_classifier(inputs["finetune"], network, size, data.labels, runtime.device)
+    if generator is None:
+        return lambda rows: model(synthesize.load(data, rows, size, runtime.device)).expression
+    features = _combiner(inputs, runtime, model, data, roles, generator, references, size, seed)
+    width = model.expression.in_features * (1 + len(data.labels.poses))
+    head = networks.load(
+        nn.Linear(width, len(data.labels.expressions)), inputs["combine"] / "head.safetensors", runtime.device
+    )
+    return lambda rows: head(features(data, rows))
+
+
+def _count(
+    runtime: Runtime,
+    out: Path,
+    logits_of: Callable[[Rows], Tensor],
+    data: Faces,
+    roles: Split,
+    unseen: recognize.Unseen,
+) -> Metrics:
+    counts = recognize.count(runtime, logits_of, data.labels, roles, unseen)
+    if runtime.rank == 0:
+        np.savez(out / "confusion.npz", **counts._asdict())
+        (out / "expressions.json").write_text(json.dumps(data.labels.expressions))
+    return recognize.summary(counts)
 
 
 def _write(runtime: Runtime, out: Path, history: list[dict[str, float]], **modules: nn.Module) -> None:

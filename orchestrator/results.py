@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from orchestrator.artifacts.artifacts import Record
 
@@ -37,11 +38,13 @@ class Row:
         return f"{self.means[column]:.1f}{error}"
 
 
-def table(titles: Mapping[str, str], records: Mapping[str, Record]) -> list[Row]:
-    """A row for each variant, over its draws. titles: variant -> title. records: by stage name."""
+def table(
+    titles: Mapping[str, str], records: Mapping[str, Record], measure: Literal["evaluate", "validate"] = "evaluate"
+) -> list[Row]:
+    """A row for each variant, over its draws. titles: variant -> title. records: by stage name. measure: as Study."""
     rows = []
     for variant, title in titles.items():
-        metrics = [r.metrics for name, r in records.items() if name.startswith(f"evaluate {variant} #")]
+        metrics = [r.metrics for name, r in records.items() if name.startswith(f"{measure} {variant} #")]
         if metrics:
             means = {column: _mean(m[column] for m in metrics) for column in COLUMNS if column in metrics[0]}
             errors = {column: _standard_error([m[column] for m in metrics]) for column in means}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,9 @@ import torch
 from pydantic import BaseModel
 
 from compgan_core import stages
-from compgan_core.data.splits import FEW_SHOT_TASKS, SplitRecipe
-from compgan_core.errors import DataError
+from compgan_core.data.labels import choose_expressions
+from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE, SplitRecipe
+from compgan_core.errors import ConfigurationError, DataError
 from compgan_core.recipe import Recipe, make_recipe
 from compgan_core.recognize import VARIANTS
 from compgan_core.training.runtime import Runtime
@@ -28,6 +29,7 @@ from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.artifacts.fingerprint import fingerprint
 from orchestrator.artifacts.lease import Lease
 from orchestrator.datasets import Dataset
+from orchestrator.ingest import FACES, VERSION, faces_recipe, make_faces
 from orchestrator.runtime.checkpoints import Checkpoints
 
 
@@ -42,7 +44,9 @@ class StageRuntime(Runtime, Protocol):
 
 
 # Raised by hand when a stage's code would make something else from the same arguments.
-VERSIONS: dict[str, int] = {}
+VERSIONS: dict[str, int] = {FACES: VERSION}
+
+Measure = Literal["evaluate", "validate"]
 
 GRID_ROWS = 8
 LEASE_TTL_S = 20.0
@@ -94,7 +98,13 @@ class Plan:
 
     @property
     def to_run(self) -> tuple[Stage, ...]:
-        return tuple(step.stage for step in self.steps if step.state == "run")
+        """Each fingerprint once: without added images, variants share their measures."""
+        return tuple({step.stage.fingerprint: step.stage for step in self.steps if step.state == "run"}.values())
+
+    @property
+    def to_train(self) -> tuple[Stage, ...]:
+        """Those to run on training workers: all but the tensor cache, which every core of the cluster helps to make."""
+        return tuple(stage for stage in self.to_run if stage.kind != FACES)
 
 
 @dataclass(frozen=True)
@@ -103,13 +113,19 @@ class Study:
 
     recipe: Recipe
     dataset: Dataset
+    measure: Measure = "evaluate"
+    """The last stage of each variant: reads test rows, or validation rows and no test row at all."""
+    extras: bool = True
+    """Whether the pictures, and what the judge reads in edited faces, are results too."""
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
-        """All stages, each after its inputs. This is the pipeline."""
+        """All stages that the results need, each after its inputs. This is the pipeline."""
         r, size, seed = self.recipe, self.recipe.faces.size, self.recipe.seed
         network = {"network": r.network, "size": size, "seed": seed}
-        faces = Stage("faces", {"faces": r.faces, "seed": seed}, {"dataset": self.dataset})
+        chosen = choose_expressions(self.dataset.manifest.expressions, r.faces.max_expressions, seed)
+        some = chosen if len(chosen) < len(self.dataset.manifest.expressions) else ()
+        faces = Stage(FACES, faces_recipe(r.faces.stored_size, some), {"dataset": self.dataset})
         split = Stage("split", {"split": _shared_split(r.split)}, {"faces": faces})
         data = {"faces": faces, "split": split}
         pretrain = Stage("pretrain", {**network, "training": r.pretrain}, data)
@@ -132,15 +148,20 @@ class Study:
             {**data, "pretrain": pretrain, "classifier": classifier, "compgan": compgan},
         )
         rows = [row for draw in range(r.draws) for row in self._rows(data, classifier, compgan, draw)]
-        return (faces, split, pretrain, classifier, compgan, judge, quality, pictures, *_unique(rows))
+        everything = (faces, split, pretrain, classifier, compgan, judge, quality, pictures, *rows)
+        return _needed(everything, {self.measure} | ({"quality", "pictures"} if self.extras else set()))
 
     def _rows(self, data: dict[str, Stage], classifier: Stage, compgan: Stage, draw: int) -> list[Stage]:
-        """Synthesis, fine-tuning and evaluation of every variant for one draw of the shots."""
+        """Synthesis, fine-tuning and measuring of every variant for one draw of the shots."""
         r = self.recipe
         common: dict[str, Any] = {"size": r.faces.size, "seed": r.seed}
-        shots = {"shots_per_category": r.shots if r.split.task in FEW_SHOT_TASKS else 0, "draw": draw}
+        few = {"shots_per_category": r.shots, "shots_per": r.shots_per}
+        none = {"shots_per_category": 0, "shots_per": "category"}
+        shots = (few if r.split.task in FEW_SHOT_TASKS else none) | {"draw": draw}
+        # Adding no image is adding no kind: at count 0 the variants share the fine-tuning of the plain one.
+        added_to = {name: VARIANTS[name].added if r.synth.count else () for name in r.variants}
         pools = {}
-        for kind in dict.fromkeys(k for v in r.variants for k in VARIANTS[v].added if k != "real"):
+        for kind in dict.fromkeys(k for kinds in added_to.values() for k in kinds if k != "real"):
             made_by = {} if kind == "degraded" else {"compgan": compgan}
             arguments = {
                 **common,
@@ -153,28 +174,29 @@ class Study:
         stages = list(pools.values())
         common["network"] = r.network
         for name in r.variants:
-            variant, label = VARIANTS[name], f"{name} #{draw}"
+            kinds, label = added_to[name], f"{name} #{draw}"
             training = {
                 **common,
                 **shots,
                 "finetune": r.finetune,
-                "added": variant.added,
-                "count": r.synth.count if variant.added else 0,
+                "added": kinds,
+                "count": r.synth.count if kinds else 0,
             }
-            added = {**data, **{f"synthesis-{kind}": pools[kind] for kind in variant.added if kind in pools}}
-            tuned_label = f"{'+'.join(variant.added) or 'plain'} #{draw}"
+            added = {**data, **{f"synthesis-{kind}": pools[kind] for kind in kinds if kind in pools}}
+            tuned_label = f"{'+'.join(kinds) or 'plain'} #{draw}"
             tuned = Stage("finetune", training, {**added, "classifier": classifier}, tuned_label)
             stages.append(tuned)
             counting: dict[str, Any] = {**common, "generator": None, "references": 0}
+            counting |= shots if self.measure == "validate" else {}
             inputs = {**data, "finetune": tuned}
-            if variant.combine:
+            if VARIANTS[name].combine:
                 turned = {"generator": r.compgan.generator}
                 by = {"finetune": tuned, "compgan": compgan}
                 combine = Stage("combine", {**training, **turned, "combine": r.combine}, {**added, **by}, label)
                 stages.append(combine)
                 counting |= {**turned, "references": r.combine.references}
                 inputs |= {"compgan": compgan, "combine": combine}
-            stages.append(Stage("evaluate", counting, inputs, label))
+            stages.append(Stage(self.measure, counting, inputs, label))
         return stages
 
     @property
@@ -233,7 +255,17 @@ class Study:
         return {name: record for name, record in found.items() if record}
 
 
-def study_of(dataset: Dataset, preset: str, task: str, shots: int, seed: int, overrides: Mapping[str, str]) -> Study:
+def study_of(
+    dataset: Dataset,
+    preset: str,
+    task: str,
+    shots: int,
+    seed: int,
+    overrides: Mapping[str, str],
+    *,
+    measure: Measure = "evaluate",
+    extras: bool = True,
+) -> Study:
     """The study of a preset, a task and `key=value` overrides.
 
     Raises ConfigurationError for a wrong setting, DataError when the data has one pose or expression only.
@@ -246,13 +278,33 @@ def study_of(dataset: Dataset, preset: str, task: str, shots: int, seed: int, ov
                 f"training needs at least two {what}, and {manifest.name!r} has {', '.join(names) or 'none'}: "
                 f"import faces that are labelled with more {what}"
             )
-    counts = {"ER-FE": dataset.faces_by_expression, "ER-FP": dataset.faces_by_pose}.get(recipe.split.task, {})
+    attribute = NOVEL_ATTRIBUTE[recipe.split.task]
+    counts = dataset.counts[attribute] if attribute and recipe.split.task in FEW_SHOT_TASKS else {}
     if counts and recipe.shots > min(counts.values()):
         raise DataError(
             f"{recipe.shots} shots were asked for, but a category of {manifest.name!r} has only {min(counts.values())} "
             f"faces: use fewer"
         )
-    return Study(recipe, dataset)
+    if measure == "validate":
+        _check_validation(recipe)
+    return Study(recipe, dataset, measure, extras)
+
+
+def make_faces_of(study: Study, plan: Plan, artifacts: Artifacts, tell: Callable[[dict[str, Any]], object]) -> None:
+    """Make the tensor cache if the plan says so, telling of it as a worker tells of its stages."""
+    stage = next((stage for stage in plan.to_run if stage.kind == FACES), None)
+    if stage is None:
+        return
+    counts, started = study.dataset.counts["expression"], time.monotonic()
+    total = sum(counts[name] for name in stage.recipe["expressions"] or counts)
+    facts = {"kind": "stage", "name": stage.name, "fingerprint": stage.fingerprint}
+    tell({**facts, "state": "running", "seconds": None})
+
+    def on_face(count: int) -> None:
+        tell({"kind": "progress", "stage": FACES, "step": count, "steps": total, "metrics": {}})
+
+    make_faces(artifacts, study.dataset.fingerprint, stage.recipe, on_face=on_face)
+    tell({**facts, "state": "done", "seconds": time.monotonic() - started})
 
 
 @dataclass(frozen=True)
@@ -277,7 +329,7 @@ class Worker:
             runtime.begin(*home)
             self._tell(runtime, stage, "running")
             started = time.monotonic()
-            inputs = {name: self._fetch(source) for name, source in stage.inputs.items()}
+            inputs = {name: self._fetch(source) for name, source in stage.inputs.items() if isinstance(source, Stage)}
             with tempfile.TemporaryDirectory(prefix="compgan-") as scratch:
                 metrics = getattr(stages, stage.kind)(inputs, Path(scratch), runtime, **stage.arguments)
                 if runtime.rank == 0:
@@ -286,6 +338,7 @@ class Worker:
             self._tell(runtime, stage, "done", time.monotonic() - started)
         finally:
             lease.release()
+            self.artifacts.cache.release()
 
     def _ours(self, stage: Stage, lease: Lease, runtime: StageRuntime) -> bool:
         """Wait until the stage is ours to compute (True), or has a record (False).
@@ -309,9 +362,7 @@ class Worker:
             facts = {"name": stage.name, "fingerprint": stage.fingerprint, "state": state, "seconds": seconds}
             runtime.emit({"kind": "stage", **facts})
 
-    def _fetch(self, source: Stage | Dataset) -> Path:
-        if isinstance(source, Dataset):
-            return source.fetch(self.artifacts)
+    def _fetch(self, source: Stage) -> Path:
         record = self.artifacts.record(source.kind, source.fingerprint)
         assert record is not None, f"{source.name} runs before what needs it"
         return self.artifacts.fetch(record)
@@ -324,11 +375,28 @@ class Worker:
         Checkpoints(self.artifacts.store, stage.kind, stage.fingerprint).discard()
 
 
+def _check_validation(recipe: Recipe) -> None:
+    """Refuse now what would fail, or mislead, once everything is trained."""
+    if "oracle" in recipe.variants:
+        raise ConfigurationError(
+            "the variant 'oracle' trains on the novel faces that validation reads: leave it out of variants"
+        )
+    if not recipe.split.validation_fraction:
+        raise ConfigurationError("split.validation_fraction=0 keeps no face to validate on: set it above 0, to 0.1 say")
+
+
 def _shared_split(recipe: SplitRecipe) -> SplitRecipe:
     """A zero-shot task has the split of its few-shot twin, so that they share everything up to the shots."""
     twin = {"ER-ZID": "ER-FID", "ER-ZP": "ER-FP"}.get(recipe.task)
     return recipe.model_copy(update={"task": twin}) if twin else recipe
 
 
-def _unique(stages: list[Stage]) -> list[Stage]:
-    return list({stage.fingerprint: stage for stage in stages}.values())
+def _needed(stages: Iterable[Stage], results: Container[str]) -> tuple[Stage, ...]:
+    """The stages of the kinds `results` and all that they need, in the same order, each name once."""
+    wanted: set[str] = set()
+    kept = []
+    for stage in reversed({stage.name: stage for stage in stages}.values()):
+        if stage.kind in results or stage.fingerprint in wanted:
+            wanted |= {needed.fingerprint for needed in stage.stage_inputs()}
+            kept.append(stage)
+    return tuple(reversed(kept))

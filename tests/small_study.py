@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from compgan_core.data.importers import procedural
 from compgan_core.data.looks import EXPRESSIONS
 from orchestrator.artifacts.artifacts import Artifacts
+from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
 from orchestrator.datasets import add_dataset
+from orchestrator.ingest import Streamed
 
 ORCH = Path(sys.executable).with_name("orch")
 COMPGAN_STEPS = 60
@@ -35,8 +38,9 @@ SETTINGS = {
 
 def import_faces(url: str, cache: Path, name: str = "drawn") -> None:
     """5 identities x 4 poses x 6 expressions of drawn faces."""
-    faces = procedural.read(identities=5, expressions=list(EXPRESSIONS)[:6], size=36)
-    add_dataset(Artifacts(open_store(url), cache), faces, name, source_format="procedural")
+    faces = partial(procedural.read, identities=5, expressions=list(EXPRESSIONS)[:6], size=36)
+    artifacts = Artifacts(open_store(url), NodeCache(cache))
+    add_dataset(artifacts, Streamed(faces), name, source_format="procedural")
 
 
 def options(url: str, task: str = "ER-FE", **settings: str) -> list[str]:
@@ -57,6 +61,6 @@ def facts(done: subprocess.CompletedProcess[str]) -> dict:
 
 def hashes(url: str, fingerprint: str, stage: str = "compgan") -> dict[str, str]:
     """sha256 of a recorded stage's files."""
-    record = Artifacts(open_store(url), Path()).record(stage, fingerprint)
+    record = Artifacts(open_store(url), NodeCache(Path())).record(stage, fingerprint)
     assert record is not None
     return {name: entry.sha256 for name, entry in record.files.items()}

@@ -6,11 +6,8 @@ Uncompressed Arrow files, and `cache.json`, last. Synthesized faces are kept the
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,42 +15,46 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, ValidationError
 
+from compgan_core.data.face import Face
 from compgan_core.data.files import DataFile, describe_file, write_last
-from compgan_core.data.labels import ATTRIBUTES, Labels, Rows
-from compgan_core.data.shards import LABEL_COLUMNS, labels_by_key, read_images
+from compgan_core.data.labels import ATTRIBUTES, COLUMNS, Labels, Rows
+from compgan_core.data.shards import PICTURES, labels_of
 from compgan_core.errors import DataError
 
 Box = Literal["center", "stretch"]
 PART_BYTES = 256 << 20
-PART_ROWS = 16_384  # bounds the encoded pictures that are held while a part of small faces is made
 
 
-def build_cache(
-    dataset: Path,
-    directory: Path,
-    *,
-    size: int,
-    box: Box = "center",
-    expressions: Collection[str] = (),
-    part_bytes: int = PART_BYTES,
-) -> None:
-    """Write the faces of a data set as size x size RGB into `directory`.
+def decode_part(
+    faces: Iterable[Face], count: int, size: int, path: Path, *, box: Box = "center", each: Callable = map
+) -> DataFile:
+    """Write `count` faces as size x size RGB, as one part of a cache. `finish_cache` makes parts a cache.
 
     box: "center" crops to the middle square first, which keeps proportions; "stretch" squeezes the whole picture.
-    expressions: only faces with one of these; () for all faces.
+    each: as `map`, which may use several threads.
     """
-    faces = (face for face in read_images(dataset) if not expressions or face.expression in expressions)
-    parts: list[DataFile] = []
-    directory.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor() as pool:
-        while chunk := list(islice(faces, _rows_per_part(size, part_bytes))):
-            pixels = np.empty((len(chunk), size, size, 3), dtype=np.uint8)
-            for row, image in enumerate(pool.map(lambda face: decode(face.image_bytes, size, box), chunk)):
-                pixels[row] = image
-            columns = {name: [getattr(face, name) for face in chunk] for name in LABEL_COLUMNS}
-            parts.append(_write_part(directory / f"part-{len(parts):05d}.arrow", pixels, columns))
-    _finish(directory, size, parts)
+    labels: list[tuple] = []
+
+    def encoded() -> Iterator[bytes]:
+        for face in faces:
+            labels.append(tuple(getattr(face, name) for name in COLUMNS))
+            yield face.image_bytes
+
+    pixels = np.empty((count, size, size, 3), dtype=np.uint8)
+    for row, image in enumerate(each(lambda image: decode(image, size, box), encoded())):
+        pixels[row] = image
+    assert len(labels) == count
+    columns = {name: list(column) for name, column in zip(COLUMNS, zip(*labels, strict=True), strict=True)}
+    return _write_part(path, pixels, columns)
+
+
+def finish_cache(directory: Path, size: int, parts: Sequence[DataFile]) -> None:
+    """Write the file that makes the parts a cache: cache.json, last."""
+    if not parts:
+        raise DataError(f"no face was left to write into {directory}: check the expressions that were asked for")
+    write_last(directory / "cache.json", _Facts(size=size, parts=tuple(parts)).model_dump_json(indent=1))
 
 
 def write_cache(images: NDArray[np.uint8], labels: Labels, directory: Path, *, part_bytes: int = PART_BYTES) -> None:
@@ -62,18 +63,18 @@ def write_cache(images: NDArray[np.uint8], labels: Labels, directory: Path, *, p
     parts: list[DataFile] = []
     directory.mkdir(parents=True, exist_ok=True)
     columns: dict[str, list] = {a: labels.named(a) for a in ATTRIBUTES}
-    columns |= {name: getattr(labels, name).tolist() for name in ("sequence", "frame", "key")}
+    columns |= {name: getattr(labels, name).tolist() for name in COLUMNS if name not in ATTRIBUTES}
     step = _rows_per_part(size, part_bytes)
     for start in range(0, len(images), step):
         part = {name: column[start : start + step] for name, column in columns.items()}
         path = directory / f"part-{len(parts):05d}.arrow"
         parts.append(_write_part(path, np.ascontiguousarray(images[start : start + step]), part))
-    _finish(directory, size, parts)
+    finish_cache(directory, size, parts)
 
 
 def decode(image: bytes, size: int, box: Box) -> NDArray[np.uint8]:
     """An encoded picture as RGB (size, size, 3). Gray becomes RGB with three equal channels."""
-    with Image.open(io.BytesIO(image)) as opened:
+    with Image.open(io.BytesIO(image), formats=PICTURES) as opened:
         picture = opened.convert("RGB")
     region = None
     if box == "center":
@@ -102,9 +103,11 @@ class Faces:
     def open(cls, directory: Path, like: Labels | None = None) -> Faces:
         """Map a finished cache. like: take its vocabularies, instead of what occurs in the cache."""
         facts = _read_facts(directory)
-        tables = [_open_part(directory / part["name"]).select(LABEL_COLUMNS) for part in facts["parts"]]
-        labels, order = labels_by_key(pa.concat_tables(tables))
-        return cls(directory, labels.recode(like) if like else labels, facts["size"], order)
+        tables = [_open_part(directory / part.name).select(list(COLUMNS)) for part in facts.parts]
+        table = pa.concat_tables(tables)
+        order = np.argsort(np.asarray(table["key"].to_pylist(), dtype=np.str_), kind="stable")
+        labels = labels_of(table).take(order)
+        return cls(directory, labels.recode(like) if like else labels, facts.size, order)
 
     def __len__(self) -> int:
         return len(self._position)
@@ -127,30 +130,33 @@ class Faces:
 
     def _open_parts(self) -> list[NDArray[np.uint8]]:
         if self._parts is None:
-            names = [part["name"] for part in _read_facts(self._directory)["parts"]]
-            self._parts = [_pixels(_open_part(self._directory / name), self.size) for name in names]
+            parts = _read_facts(self._directory).parts
+            self._parts = [_pixels(_open_part(self._directory / part.name), self.size) for part in parts]
         return self._parts
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_parts": None}
 
 
-def _finish(directory: Path, size: int, parts: Sequence[DataFile]) -> None:
-    if not parts:
-        raise DataError(f"no face was left to write into {directory}: check the expressions that were asked for")
-    facts = {"size": size, "parts": [part.model_dump() for part in parts]}
-    write_last(directory / "cache.json", json.dumps(facts, indent=1))
+class _Facts(BaseModel, frozen=True, extra="forbid"):
+    """What cache.json says."""
+
+    size: int
+    parts: tuple[DataFile, ...]
 
 
-def _read_facts(directory: Path) -> dict:
+def _read_facts(directory: Path) -> _Facts:
+    path = directory / "cache.json"
     try:
-        return json.loads((directory / "cache.json").read_text())
+        return _Facts.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{directory} holds no finished cache (there is no cache.json): build it again") from None
+    except ValidationError as error:
+        raise DataError(f"{path} is damaged ({error.errors()[0]['msg']}): build the cache again") from None
 
 
 def _rows_per_part(size: int, part_bytes: int) -> int:
-    return max(1, min(PART_ROWS, part_bytes // (size * size * 3)))
+    return max(1, part_bytes // (size * size * 3))
 
 
 def _write_part(path: Path, pixels: NDArray[np.uint8], columns: dict[str, list]) -> DataFile:

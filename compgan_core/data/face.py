@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Partition = Literal["", "train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,10 @@ class Face:
     frame: int
     """The same number for views taken at the same instant."""
     image_bytes: bytes
+    partition: Partition = ""
+    """The side of the split that comes with the data, or empty."""
+    attributes: tuple[str, ...] = ()
+    """Names of whatever else the source says is true of the face, such as CelebA's Smiling."""
 
 
 @dataclass(frozen=True)
@@ -29,3 +36,5 @@ class Skipped:
     reason: str
     broken: bool = False
     """True if it should have given one; False if a rule leaves it out."""
+    known: bool = False
+    """Its authors say that it is broken, which therefore stops no import."""

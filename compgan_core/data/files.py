@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class DataFile(BaseModel, frozen=True, extra="forbid"):
     """One file of a data set or a cache."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+    """Of a file beside the one that names it."""
     rows: int
     bytes: int
     sha256: str
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def describe_file(path: Path, rows: int) -> DataFile:

@@ -14,6 +14,7 @@ from compgan_core.randomness import generator
 
 Attribute = Literal["identity", "pose", "expression"]
 ATTRIBUTES: tuple[Attribute, ...] = ("identity", "pose", "expression")
+COLUMNS = (*ATTRIBUTES, "sequence", "frame", "key", "partition")
 Rows = NDArray[np.int64]
 
 
@@ -39,6 +40,8 @@ class Labels:
     """(n,) the number of the frame; views taken at the same instant share it."""
     key: NDArray[np.str_]
     """(n,) the unique name of the face in its source."""
+    partition: NDArray[np.str_]
+    """(n,) the side of the split that the source itself puts the face on: train, validation, test, or empty."""
 
     @classmethod
     def from_names(
@@ -49,8 +52,9 @@ class Labels:
         sequence: ArrayLike,
         frame: ArrayLike,
         key: ArrayLike,
+        partition: ArrayLike | None = None,
     ) -> Labels:
-        """Labels by name, one a face; an empty name is a missing label."""
+        """Labels by name, one a face; an empty name is a missing label, and no partition is an empty one."""
         identities, identity_codes = _encode(identity)
         poses, pose_codes = _encode(pose)
         expressions, expression_codes = _encode(expression)
@@ -64,6 +68,7 @@ class Labels:
             np.asarray(sequence, dtype=np.str_),
             np.asarray(frame, dtype=np.int32),
             np.asarray(key, dtype=np.str_),
+            np.asarray([""] * len(identity) if partition is None else partition, dtype=np.str_),
         )
 
     def __len__(self) -> int:
@@ -79,8 +84,7 @@ class Labels:
 
     def take(self, rows: Rows) -> Labels:
         """The labels of these rows, in this order, with the same vocabularies."""
-        columns = ("identity", "pose", "expression", "sequence", "frame", "key")
-        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
+        return replace(self, **{name: getattr(self, name)[rows] for name in COLUMNS})
 
     def named(self, attribute: Attribute) -> list[str]:
         """The (n,) names of one attribute, empty where missing."""
@@ -89,7 +93,7 @@ class Labels:
     def compact(self) -> Labels:
         """The same faces, with vocabularies that hold only what occurs."""
         names = {a: self.named(a) for a in ATTRIBUTES}
-        return Labels.from_names(**names, sequence=self.sequence, frame=self.frame, key=self.key)
+        return Labels.from_names(**names, **{name: getattr(self, name) for name in COLUMNS if name not in names})
 
     def recode(self, like: Labels) -> Labels:
         """The same faces, with the vocabularies of `like`; a DataError if it lacks a name that occurs here."""
@@ -133,15 +137,12 @@ class Labels:
         return {(int(i), int(p), int(e)): rows for (i, p, e), rows in zip(table[order[starts]], groups, strict=True)}
 
 
-def choose_expressions(labels: Labels, count: int, seed: int) -> tuple[str, ...]:
-    """`count` expressions drawn from the vocabulary, sorted; all of them when count is 0."""
-    n = len(labels.expressions)
-    if not 0 <= count <= n:
-        raise ConfigurationError(f"{count} expressions were asked for, but the data has {n}: ask for 0 (all) to {n}")
-    if count == 0:
-        return labels.expressions
-    drawn = generator(seed, "expressions").choice(n, count, replace=False)
-    return tuple(labels.expressions[i] for i in sorted(drawn))
+def choose_expressions(expressions: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
+    """`count` of the expressions drawn by seed, sorted; all of them when count is 0 or more than there are."""
+    if not 0 < count < len(expressions):
+        return tuple(expressions)
+    drawn = generator(seed, "expressions").choice(len(expressions), count, replace=False)
+    return tuple(expressions[i] for i in sorted(drawn))
 
 
 def check_trainable(labels: Labels) -> None:

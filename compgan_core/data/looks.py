@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from colorsys import hsv_to_rgb
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,24 +16,38 @@ Colour = tuple[float, float, float]
 class Look(NamedTuple):
     """The muscles of an expression. The defaults are the neutral face."""
 
-    brow: tuple[float, ...] = (0, 0, 0)
-    """Raise; tilt, positive with the inner ends down as in anger, negative with them up as in sorrow; and skew, which
-    raises one brow and lowers the other."""
-    lids: tuple[float, ...] = (1, -0.6)
-    """Heights of the upper and lower lid in the middle. Equal ones shut the eye: above its corners in joy, below at
-    rest."""
-    gaze: tuple[float, ...] = (0, 0)
-    """To the right of the picture, and up."""
-    mouth: tuple[float, ...] = (1, 0, 0, 0)
-    """Width; curve, positive with the corners up; skew, which lifts one corner; and how far open it is."""
+    # The seven features of the eye region that the paper tells expressions apart by; the last is an aperture: two lids.
+    temporal_wrinkles: float = 0
+    wrinkles_below: float = 0
+    nasal_wrinkles: float = 0
+    brow_slope: float = 0
+    """Positive with the inner ends down as in anger, negative with them up as in sorrow."""
+    brow_curve: float = 0
+    """Positive for a higher arch; -1 is straight."""
+    brow_distance: float = 0
+    """From the eye: positive is raised."""
+    upper_lid: float = 1
+    lower_lid: float = -0.6
+    """Heights in the middle. Equal ones shut the eye: above its corners in joy, below at rest."""
+
+    mouth_width: float = 1
+    mouth_curve: float = 0
+    """Positive with the corners up."""
+    mouth_skew: float = 0
+    """Lifts one corner."""
+    mouth_open: float = 0
     teeth: float = 0
     """1 shows the upper row, 2 both rows clenched."""
+
+    gaze_right: float = 0
+    """Of the picture."""
+    gaze_up: float = 0
+    brow_skew: float = 0
+    """Raises one brow and lowers the other."""
     pupil: float = 1
     blush: float = 0
-    nose_wrinkle: float = 0
     furrow: float = 0
     """Lines between the brows."""
-    bags: float = 0
     tears: float = 0
     sweat: float = 0
     nod: float = 0
@@ -42,97 +56,92 @@ class Look(NamedTuple):
     """Degrees that the head leans to the left of the picture."""
 
 
-EXPRESSIONS: dict[str, Look] = {
-    "aggression": Look(
-        brow=(-0.7, 1.3, 0),
-        lids=(0.75, -0.35),
-        mouth=(1.15, -0.5, 0, 0.42),
-        teeth=2,
-        pupil=0.8,
-        blush=0.25,
-        nose_wrinkle=0.8,
-        furrow=1,
-        nod=-4,
-    ),
-    "angry": Look(
-        brow=(-0.8, 1.2, 0), lids=(0.7, -0.45), mouth=(0.85, -0.9, 0, 0), pupil=0.8, blush=0.3, furrow=1, nod=-4
-    ),
-    "boredom": Look(brow=(-0.1, 0, 0), lids=(0.12, -0.65), gaze=(0.55, 0.1), mouth=(0.85, -0.1, 0.35, 0), tilt=9),
-    "calm": Look(brow=(0.15, -0.15, 0), lids=(-0.5, -0.56), mouth=(0.9, 0.5, 0, 0)),
-    "concentration": Look(
-        brow=(-0.55, 0.5, 0), lids=(0.5, -0.45), gaze=(0, -0.35), mouth=(0.5, -0.1, 0, 0), pupil=0.9, furrow=0.8, nod=-3
-    ),
-    "confusion": Look(
-        brow=(0.2, -0.2, 0.75),
-        lids=(1.05, -0.6),
-        gaze=(0.35, 0.45),
-        mouth=(0.6, -0.35, -0.5, 0.16),
-        pupil=0.9,
-        tilt=-10,
-    ),
-    "contempt": Look(
-        brow=(0, 0.25, -0.4), lids=(0.4, -0.5), gaze=(0.25, -0.1), mouth=(0.9, 0.15, 1.25, 0), nod=5, tilt=4
-    ),
-    "disgust": Look(
-        brow=(-0.5, 0.6, 0),
-        lids=(0.4, -0.1),
-        gaze=(0, -0.2),
-        mouth=(0.85, -1.15, 0.35, 0.2),
-        teeth=1,
-        pupil=0.9,
-        nose_wrinkle=1,
-        furrow=0.4,
-        nod=2,
-    ),
-    "ecstasy": Look(brow=(0.7, -0.3, 0), lids=(0.75, 0.66), mouth=(1.15, 1.1, 0, 0.9), teeth=1, blush=0.6, nod=9),
-    "embarrassed": Look(
-        brow=(0.35, -0.7, 0), lids=(0.7, -0.35), gaze=(-0.5, -0.4), mouth=(0.75, 0.45, -0.5, 0), blush=1, nod=-4, tilt=7
-    ),
-    "fatigue": Look(
-        brow=(0.1, -0.45, 0),
-        lids=(-0.1, -0.6),
-        gaze=(0, -0.3),
-        mouth=(0.6, -0.3, 0, 0.14),
-        pupil=0.9,
-        bags=1,
-        nod=-4,
-        tilt=-5,
-    ),
-    "fear": Look(brow=(0.75, -0.9, 0), lids=(1.4, -0.95), mouth=(1.05, -0.65, 0, 0.3), teeth=2, pupil=0.5, nod=-2),
-    "grief": Look(brow=(0.1, -1.3, 0), lids=(-0.3, -0.36), mouth=(0.95, -1.2, 0, 0.42), blush=0.35, tears=1, nod=-4),
-    "joy": Look(brow=(0.25, -0.1, 0), lids=(0.9, -0.15), mouth=(1.15, 1, 0, 0.5), teeth=1, blush=0.4),
-    "love": Look(
-        brow=(0.4, -0.35, 0), lids=(1, -0.35), gaze=(0, 0.1), mouth=(0.85, 0.95, 0, 0), pupil=1.6, blush=0.9, tilt=-9
-    ),
-    "neutral": Look(),
-    "pain": Look(
-        brow=(-0.7, 0.5, 0), lids=(0.05, 0), mouth=(1.2, -0.35, 0, 0.45), teeth=2, nose_wrinkle=0.7, furrow=0.9, tilt=6
-    ),
-    "panic": Look(brow=(1, -0.6, 0), lids=(1.55, -1.1), mouth=(0.95, -0.7, 0, 1.05), pupil=0.35, sweat=1),
-    "pride": Look(brow=(0.3, 0.2, 0), lids=(0.2, -0.5), gaze=(0, -0.25), mouth=(1, 0.85, 0, 0), nod=13),
-    "sadness": Look(brow=(0.1, -1.1, 0), lids=(0.65, -0.6), gaze=(0, -0.5), mouth=(0.8, -0.95, 0, 0), nod=-5, tilt=3),
-    "shock": Look(brow=(1.2, 0.1, 0), lids=(1.5, -1.1), mouth=(0.72, 0, 0, 1.55), pupil=0.45, nod=3),
-    "surprise": Look(brow=(1, -0.1, 0), lids=(1.3, -0.85), mouth=(0.45, 0, 0, 0.75), pupil=0.9),
-    "suspicion": Look(
-        brow=(-0.35, 0.45, 0.6), lids=(0.2, -0.25), gaze=(0.75, 0), mouth=(0.75, -0.35, -0.6, 0), pupil=0.9, tilt=5
-    ),
-    "worry": Look(
-        brow=(0.35, -1, 0), lids=(1.05, -0.6), gaze=(-0.5, 0.15), mouth=(0.7, -0.5, 0.3, 0), pupil=0.85, sweat=0.8
-    ),
-}
+# The columns are the fields of Look in their order (t b n: wrinkles, T: teeth, x y: gaze); other fields have names.
+_TABLE = """
+                t  b  n slope bend dist upper  low width curve skew open T    x    y
+acceptance      0  0  0  -.35    0   .2    .6  -.5  1.05    .6    0    0 0    0    0  nod=-7
+admiration      0  0  0  -.25   .6   .7   1.2  -.6    .9    .8    0   .3 1    0   .5  pupil=1.4 blush=.3 nod=5
+aggression      0  0 .8   1.3    0  -.7   .75 -.35  1.15   -.5    0  .42 2    0    0  pupil=.8 furrow=1 blush=.25 nod=-4
+amusement       1  0  0   -.1   .3  .35    .6   .1   1.2   .95  .35  .25 1   .4    0  blush=.3 tilt=-6
+angry           0  0  0   1.2    0  -.8    .7 -.45   .85   -.9    0    0 0    0    0  pupil=.8 blush=.3 furrow=1 nod=-4
+anticipation    0  0  0     0   .5  .55  1.25 -.75   .65    .4    0  .45 1   .5   .3  pupil=1.2 nod=3
+anxiety         0 .5  0    -1  -.6   .2  1.15  -.7  1.15   -.2    0  .12 2  -.7    0  furrow=.5 sweat=1 nod=-2 tilt=-5
+apathy          0 .5  0   -.2   -1 -.15   .35  -.6    .9  -.35    0    0 0    0  -.3  pupil=.8 nod=-3 tilt=4
+arrogance       0  0  0    .3   .5   .2   .35 -.45   .85  -.35   .7    0 0  -.4  -.4  brow_skew=.7 nod=12 tilt=-4
+awe             0  0  0   -.3   .9  .95  1.35  -.7    .6   .25    0   .6 0    0   .7  pupil=1.4 nod=8
+boredom         0  0  0     0    0  -.1   .12 -.65   .85   -.1  .35    0 0  .55   .1  tilt=9
+bravery         0  0  0    .7   .5   .1    .8  -.4   1.1    .3    0    0 0    0  .25  furrow=.4 nod=8
+calm            0  0  0  -.15    0  .15   -.5 -.56    .9    .5    0    0 0    0    0
+concentration   0  0  0    .5    0 -.55    .5 -.45    .5   -.1    0    0 0    0 -.35  pupil=.9 furrow=.8 nod=-3
+confusion       0  0  0   -.2    0   .2  1.05  -.6    .6  -.35  -.5  .16 0  .35  .45  brow_skew=.75 pupil=.9 tilt=-10
+contempt        0  0  0   .25    0    0    .4  -.5    .9   .15 1.25    0 0  .25  -.1  brow_skew=-.4 nod=5 tilt=4
+curiosity       0  0  0   -.1   .4  .45   1.2  -.6   .55   .45   .3  .12 0  .65   .2  brow_skew=.6 nod=-3 tilt=-5
+defiance        0  0 .2     1  -.5  -.5   .65  -.3    .8  -.55    0    0 0    0    0  furrow=.6 nod=9 tilt=-5
+desire          0  0  0   -.3   .5   .1   .45  -.5   .75   .35    0  .28 0    0   .1  pupil=1.6 blush=.6 nod=4 tilt=-6
+despair         0 .9  0  -1.3  -.8   .3   .45  -.6    .8  -1.1    0   .7 0    0  .55  nod=8
+determination  .4  0 .3    .9  -.6 -.75   .55  -.3  1.25    .1    0    0 0    0    0  furrow=.8 nod=3
+disappointment  0 .4  0   -.7  -.5    0    .5  -.6   .95   -.7  .35    0 0   .5  -.5  nod=-6 tilt=6
+disbelief       0  0  0    .1   .3   .9  1.25  -.6    .7   -.5   .7  .55 0 -.45    0  brow_skew=.35 pupil=.7 tilt=6
+disgust         0  0  1    .6    0  -.5    .4  -.1   .85 -1.15  .35   .2 1    0  -.2  pupil=.9 furrow=.4 nod=2
+doubt           0  0  0    .2    0   .1   .55  -.4    .7   -.7   .6    0 0  -.5   .3  brow_skew=-.8 tilt=6
+ecstasy         0  0  0   -.3    0   .7   .75  .66  1.15   1.1    0   .9 1    0    0  blush=.6 nod=9
+embarrassed     0  0  0   -.7    0  .35    .7 -.35   .75   .45  -.5    0 0  -.5  -.4  blush=1 nod=-4 tilt=7
+envy            0 .6 .3    .7    0 -.35   .45 -.15   .75   -.6  -.5    0 0  -.8    0  furrow=.4
+fatigue         0  1  0  -.45    0   .1   -.1  -.6    .6   -.3    0  .14 0    0  -.3  pupil=.9 nod=-4 tilt=-5
+fear            0  0  0   -.9    0  .75   1.4 -.95  1.05  -.65    0   .3 2    0    0  pupil=.5 nod=-2
+frustration    .6 .4 .3    .7  -.8  -.7    .1  -.1   .55   -.9   .5    0 0    0    0  blush=.5 furrow=1 nod=-6 tilt=-5
+gratitude      .6  0  0   -.7   .4  .45   .55  .48     1    .8    0    0 0    0    0  blush=.4 nod=-8 tilt=-4
+grief           0  0  0  -1.3    0   .1   -.3 -.36   .95  -1.2    0  .42 0    0    0  blush=.35 tears=1 nod=-4
+guilt           0 .3  0  -.85    0  .15   .55 -.55   .55  -.45    0    0 0  -.6  -.7  blush=.3 nod=-8 tilt=-6
+hate           .5 .5 .7   1.4   .4  -.9   .45  -.2     1   -.9    1   .2 2    0   .1  pupil=.6 furrow=1 nod=-7
+hope            0  0  0   -.75   .3   .5   1.1 -.55   .75   .55    0  .12 1  -.3  .75  pupil=1.3 nod=6 tilt=7
+irritation      0 .3 .6    .5  -.4  -.4    .4  -.4   .85  -.45  -.5    0 0   .6   .5  furrow=.5 tilt=-4
+joy             0  0  0   -.1    0  .25    .9 -.15  1.15     1    0   .5 1    0    0  blush=.4
+love            0  0  0  -.35    0   .4     1 -.35   .85   .95    0    0 0    0   .1  pupil=1.6 blush=.9 tilt=-9
+neutral         0  0  0     0    0    0     1  -.6     1     0    0    0 0    0    0
+nostalgia       0 .3  0   -.6   .2   .2    .6  -.6    .8    .6  .15    0 0 -.65   .6  nod=4 tilt=6
+optimism       .8  0  0    .2   .6   .6   .95  -.2  1.15    .9    0    0 0   .3   .5  nod=7 tilt=-3
+pain            0  0 .7    .5    0  -.7   .05    0   1.2  -.35    0  .45 2    0    0  furrow=.9 tilt=6
+panic           0  0  0   -.6    0    1  1.55 -1.1   .95   -.7    0 1.05 0    0    0  pupil=.35 sweat=1
+pity            0  0  0    -1   .5  .45    .8  -.5    .5   -.4    0    0 0    0    0  pupil=1.2 tilt=11
+pride           0  0  0    .2    0   .3    .2  -.5     1   .85    0    0 0    0 -.25  nod=13
+relief         .3  0  0  -.45   .3  .35   -.4 -.46    .7   .45    0  .35 0    0    0  sweat=.6 nod=6 tilt=-3
+sadness         0  0  0  -1.1    0   .1   .65  -.6    .8  -.95    0    0 0    0  -.5  nod=-5 tilt=3
+shame           0 .3  0   -.9  -.5 -.05  -.25  -.6    .6   -.7    0    0 0  .35  -.9  blush=.9 nod=-11 tilt=5
+shock           0  0  0    .1    0  1.2   1.5 -1.1   .72     0    0 1.55 0    0    0  pupil=.45 nod=3
+surprise        0  0  0   -.1    0    1   1.3 -.85   .45     0    0  .75 0    0    0  pupil=.9
+suspicion       0  0  0   .45    0 -.35    .2 -.25   .75  -.35  -.6    0 0  .75    0  brow_skew=.6 pupil=.9 tilt=5
+tension        .3  0 .2    .4  -.9  -.2  1.15  -.5  1.25   -.1    0   .1 2    0    0  pupil=.5 furrow=.9 sweat=.7 nod=-4
+worry           0  0  0    -1    0  .35  1.05  -.6    .7   -.5   .3    0 0  -.5  .15  pupil=.85 sweat=.8
+"""
+_COLUMNS = 15
+
+
+def _looks(table: str) -> dict[str, Look]:
+    looks = {}
+    for line in table.strip("\n").splitlines()[1:]:
+        name, *cells = line.split()
+        others = (cell.split("=") for cell in cells[_COLUMNS:])
+        looks[name] = Look(*map(float, cells[:_COLUMNS]), **{muscle: float(value) for muscle, value in others})
+    return looks
+
+
+EXPRESSIONS = _looks(_TABLE)
+"""F2ED has 54. The paper's prose names 21 of these; the other names are those of the rendered stand-in for F2ED."""
 
 
 def at_strength(look: Look, rng: np.random.Generator) -> Look:
     """The expression at 85 to 100 % of its strength, and the gaze not quite still."""
     strength = rng.uniform(0.85, 1.0)
-
-    def weakened(muscle: str) -> Any:
-        rest, full = np.array(getattr(Look(), muscle)), np.array(getattr(look, muscle))
-        return (rest + strength * (full - rest)).tolist()
-
-    made = Look(**{muscle: weakened(muscle) for muscle in Look._fields})
-    gaze = tuple(np.add(made.gaze, rng.uniform(-0.12, 0.12, 2)).tolist())
-    return made._replace(gaze=gaze, teeth=look.teeth, lids=look.lids)  # weaker lids would leave shut eyes ajar
+    made = Look(*(rest + strength * (full - rest) for rest, full in zip(Look(), look, strict=True)))
+    right, up = rng.uniform(-0.12, 0.12, 2).tolist()
+    return made._replace(
+        gaze_right=made.gaze_right + right,
+        gaze_up=made.gaze_up + up,
+        teeth=look.teeth,
+        upper_lid=look.upper_lid,  # weaker lids would leave shut eyes ajar
+        lower_lid=look.lower_lid,
+    )
 
 
 class Ellipsoid(NamedTuple):

@@ -24,7 +24,7 @@ def skin(point: Array, who: Person, look: Look) -> Array:
         near = np.abs(u - side * who.eye_gap) < 0.24
         _eye(canvas.part(near & (np.abs(v - EYE_V) < 0.22)), who, look, side)
         _brow(canvas.part(near & (v > 0) & (v < 0.5)), who, look, side)
-    _wrinkles(canvas.part(np.abs(u) < 0.40), who, look)
+    _wrinkles(canvas.part(np.abs(u) < 0.52), who, look)
     _drops(canvas, look)
     return canvas.colour
 
@@ -53,15 +53,15 @@ class _Canvas:
         self.colour, self.u, self.v, self.rows = colour, u, v, rows
 
     def part(self, where: NDArray[np.bool_]) -> _Canvas:
+        """A region of a whole canvas."""
         rows = np.flatnonzero(where)
         return _Canvas(self.colour, self.u[rows], self.v[rows], rows)
 
-    def fill(self, where: NDArray[np.bool_], colour: ArrayLike, opacity: float = 1.0) -> None:
+    def fill(self, where: NDArray[np.bool_], colour: ArrayLike, opacity: float = 1) -> None:
         rows = np.flatnonzero(where)
         rows = rows if self.rows is None else self.rows[rows]
-        if len(rows):
-            old = self.colour[:, rows]
-            self.colour[:, rows] = old + np.float32(opacity) * (colours(colour, 1) - old)
+        for channel, value in zip(self.colour, np.asarray(colour, np.float32), strict=True):
+            channel[rows] = value if opacity == 1 else channel[rows] + np.float32(opacity) * (value - channel[rows])
 
 
 def _complexion(canvas: _Canvas, who: Person, look: Look) -> None:
@@ -86,13 +86,13 @@ def _eye(canvas: _Canvas, who: Person, look: Look, side: int) -> None:
     width, height = 0.150 * who.eye_size, 0.100 * who.eye_size
     x, y = (canvas.u - side * who.eye_gap) * side, canvas.v - EYE_V
     arch, inside = 1 - (x / width) ** 2, np.abs(x) < width
-    upper, lower = (lid * height * arch for lid in look.lids)
+    upper, lower = (lid * height * arch for lid in (look.upper_lid, look.lower_lid))
     white = inside & (y < upper) & (y > lower)
     canvas.fill(
         inside & (y < 1.15 * height * arch) & (y > -0.8 * height * arch) & ~white, np.array(who.skin) * 0.86, 0.8
     )
     canvas.fill(white, (0.98, 0.98, 0.97))
-    right, up = look.gaze[0] * side * 0.065, look.gaze[1] * 0.05 + 0.012
+    right, up = look.gaze_right * side * 0.065, look.gaze_up * 0.05 + 0.012
     iris = np.hypot(x - right, y - up)
     canvas.fill(white & (iris < 0.078), np.array(who.iris) * 0.55)
     canvas.fill(white & (iris < 0.064), who.iris)
@@ -104,19 +104,18 @@ def _eye(canvas: _Canvas, who: Person, look: Look, side: int) -> None:
 
 def _brow(canvas: _Canvas, who: Person, look: Look, side: int) -> None:
     x = (canvas.u - side * who.eye_gap) * side
-    up, tilt, skew = look.brow
-    middle = BROW_V + 0.070 * (up + side * skew) + 0.080 * tilt * (x / 0.15) - 0.035 * (x / 0.15) ** 2
+    height = BROW_V + 0.070 * (look.brow_distance + side * look.brow_skew)
+    middle = height + 0.080 * look.brow_slope * (x / 0.15) - 0.035 * (1 + look.brow_curve) * (x / 0.15) ** 2
     thickness = 0.033 * who.brow_weight * (1 - 0.35 * np.clip(x / 0.17, -0.5, 1))
     stroke = (np.abs(canvas.v - middle) < thickness) & (x > -0.145) & (x < 0.175)
     canvas.fill(stroke, np.minimum(np.array(who.hair) * 0.65, np.array(who.skin) * 0.6))
 
 
 def _mouth(canvas: _Canvas, who: Person, look: Look) -> None:
-    width, curve, skew, open_ = look.mouth
-    x, y = canvas.u / np.float32(0.235 * width), canvas.v - MOUTH_V
+    x, y = canvas.u / np.float32(0.235 * look.mouth_width), canvas.v - MOUTH_V
     bulge = np.sqrt(np.maximum(1 - x * x, 0))
-    middle = 0.095 * curve * (x * x - 0.4) + 0.070 * skew * x
-    top, bottom = middle + 0.05 * open_ * bulge, middle - 0.17 * open_ * bulge
+    middle = 0.095 * look.mouth_curve * (x * x - 0.4) + 0.070 * look.mouth_skew * x
+    top, bottom = middle + 0.05 * look.mouth_open * bulge, middle - 0.17 * look.mouth_open * bulge
     inside = np.abs(x) < 1
     lips = np.array(who.skin) * (1 - who.lips * 0.3) * (0.86, 0.62, 0.60) + np.array((0.16, 0.02, 0.03)) * who.lips
     canvas.fill(inside & (y < top + 0.036 * bulge) & (y > bottom - 0.045 * bulge), lips)
@@ -134,21 +133,27 @@ def _mouth(canvas: _Canvas, who: Person, look: Look) -> None:
 
 def _wrinkles(canvas: _Canvas, who: Person, look: Look) -> None:
     dark, side, v = np.array(who.skin) * 0.5, np.abs(canvas.u), canvas.v
-    if look.nose_wrinkle > 0.05:
+    if look.nasal_wrinkles > 0.05:
         across = (np.abs(np.sin((v + 0.35 * side) * 52)) < 0.38) & (side < 0.09) & (v > -0.06) & (v < 0.12)
         folds = (np.abs(side - 0.12 + 0.35 * (v + 0.12)) < 0.016) & (v < -0.12) & (v > -0.30)
-        canvas.fill(across | folds, dark, look.nose_wrinkle)
+        canvas.fill(across | folds, dark, look.nasal_wrinkles)
     if look.furrow > 0.05:
         canvas.fill((np.abs(side - 0.04) < 0.014) & (v > 0.15) & (v < 0.29), dark, look.furrow)
-    if look.brow[0] > 0.5:
+    if look.brow_distance > 0.5:
         bow = v + 0.4 * side * side
         lines = (np.abs(bow - 0.40) < 0.012) | (np.abs(bow - 0.46) < 0.011)
-        canvas.fill(lines & (side < 0.22), dark, min(look.brow[0] - 0.5, 0.6))
-    if look.bags > 0.05:
+        canvas.fill(lines & (side < 0.22), dark, min(look.brow_distance - 0.5, 0.6))
+    if look.wrinkles_below > 0.05:
         x = (side - who.eye_gap) / 0.13
         canvas.fill(
-            (np.abs(v + 0.055 - 0.05 * (x * x - 1)) < 0.020) & (np.abs(x) < 1), (0.40, 0.26, 0.40), 0.8 * look.bags
+            (np.abs(v + 0.055 - 0.05 * (x * x - 1)) < 0.020) & (np.abs(x) < 1),
+            (0.40, 0.26, 0.40),
+            0.8 * look.wrinkles_below,
         )
+    if look.temporal_wrinkles > 0.05:
+        x, y = (side - who.eye_gap) / who.eye_size - 0.165, np.abs(v - EYE_V)
+        fan = (np.abs(y - 0.028 - 0.5 * x) < 0.011) | (y < 0.009)
+        canvas.fill(fan & (x > 0) & (x < 0.085), dark, look.temporal_wrinkles)
 
 
 def _drops(canvas: _Canvas, look: Look) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field, field_validator
 
-from compgan_core.data.balance import balanced_sample
+from compgan_core.data.balance import draw as draw_balanced
 from compgan_core.data.files import write_last
-from compgan_core.data.labels import ATTRIBUTES, Attribute, Labels, Rows, check_trainable
+from compgan_core.data.labels import ATTRIBUTES, Attribute, Labels, Rows
 from compgan_core.errors import ConfigurationError, DataError, did_you_mean
 from compgan_core.randomness import generator
 
@@ -28,7 +29,9 @@ NOVEL_ATTRIBUTE: dict[str, Attribute | None] = {
 }
 FEW_SHOT_TASKS = ("ER-FID", "ER-FP", "ER-FE")
 ROLES = ("base_train", "base_validation", "test_base", "novel_pool", "test_novel")
+PLURALS: dict[Attribute, str] = {"identity": "identities", "pose": "poses", "expression": "expressions"}
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class SplitRecipe(BaseModel, frozen=True, extra="forbid"):
@@ -38,6 +41,10 @@ class SplitRecipe(BaseModel, frozen=True, extra="forbid"):
     seed: int = 0
     novel_fraction: Fraction = 0.2
     """Share of the identities, or of the expressions, that is novel."""
+    novel_ids: Count | None = None
+    """How many identities are novel in ER-FID and ER-ZID, whatever the fraction; 21 of 119 in the paper's example."""
+    novel_expressions: Count | None = None
+    """The same of the expressions in ER-FE; a fifth of the paper's 54 is 11."""
     novel_pose: str | None = None
     """The novel pose of ER-FP and ER-ZP; by default the one named half_left or left, as in the paper."""
     base_train_fraction: Fraction = 0.8
@@ -78,21 +85,29 @@ class Split:
 
     def check(self, labels: Labels) -> None:
         """Prove that the roles are disjoint, cover all usable faces, and hold the categories they should."""
-        rows = np.concatenate([getattr(self, role) for role in ROLES])
-        if len(np.unique(rows)) != len(rows):
-            raise DataError(f"the {self.recipe.task} split gives a face two roles: make the split again")
-        if not np.array_equal(np.sort(rows), _usable(labels, self.novel_attribute)):
-            raise DataError(f"the {self.recipe.task} split does not cover the data: make the split again")
-        if self.novel_attribute is None:
-            return
-        novel = labels.rows_with(self.novel_attribute, self.novel_categories)
-        if not np.array_equal(np.sort(np.concatenate([self.novel_pool, self.test_novel])), novel):
-            raise DataError(f"the {self.recipe.task} split mixes base and novel categories: make the split again")
-        tested = {labels.names(self.novel_attribute)[c] for c in labels.codes(self.novel_attribute)[self.test_novel]}
-        if untested := sorted(set(self.novel_categories) - tested):
+        attribute, task = self.novel_attribute, self.recipe.task
+        check_cover({role: getattr(self, role) for role in ROLES}, _usable(labels, attribute), f"the {task} split")
+        base = np.concatenate([self.base_train, self.base_validation, self.test_base])
+        for a in ATTRIBUTES:
+            if len(np.setdiff1d(labels.codes(a)[base], labels.codes(a)[self.base_train])):
+                raise DataError(f"the {task} split trains no face of a base {a}: make the split again")
+        if not len(self.test_base):
             raise DataError(
-                f"the novel {self.novel_attribute} {untested[0]!r} has too few faces to test on: it needs two at least"
+                f"{task} would test no base face, of {len(base)}: import more faces, or test a larger share"
             )
+        if attribute is not None:
+            self._check_novel(labels, attribute, base)
+
+    def _check_novel(self, labels: Labels, attribute: Attribute, base: Rows) -> None:
+        of_novel = labels.rows_with(attribute, self.novel_categories)
+        novel = np.concatenate([self.novel_pool, self.test_novel])
+        if np.isin(base, of_novel).any() or not np.isin(novel, of_novel).all():
+            raise DataError(f"the {self.recipe.task} split mixes base and novel categories: make the split again")
+        unit = "recordings" if self.recipe.group_by_sequence else "faces"
+        for rows in (self.test_novel, self.novel_pool):
+            present = set(labels.codes(attribute)[rows].tolist())
+            if absent := [n for n in self.novel_categories if labels.names(attribute).index(n) not in present]:
+                raise DataError(f"the novel {attribute} {absent[0]!r} has too few {unit}: it needs two, one to test on")
 
     def save(self, path: Path, labels: Labels) -> None:
         """Write the split as JSON that names faces by key, so that it outlives any order of rows."""
@@ -121,65 +136,47 @@ def make_split(labels: Labels, recipe: SplitRecipe) -> Split:
 
     A face without an expression, or without the task's novel attribute, gets no role. The draw depends on the order of
     the rows, which is that of the keys in whatever `read_labels` and `Faces` give.
+
+    Raises:
+        DataError: the data lacks what the task needs.
+        ConfigurationError: the novel pose has to be named, or is not in the data.
     """
     attribute = NOVEL_ATTRIBUTE[recipe.task]
     rows = _usable(labels, attribute)
+    _check_labelled(labels, rows, recipe.task)
     names: tuple[str, ...] = ()
     novel: Rows = np.empty(0, np.int64)
     if attribute is not None:
         names = _novel_categories(labels.take(rows), attribute, recipe)
-        novel = np.intersect1d(rows, labels.rows_with(attribute, names))
-    base = np.setdiff1d(rows, novel)
-    check_trainable(labels.take(base))
+        novel = np.intersect1d(rows, labels.rows_with(attribute, names), assume_unique=True)
+    base = _without(rows, novel)
+    _check_base(labels, base, recipe.task)
     rng = generator(recipe.seed, "split", attribute or "standard")
-    test_base = _draw(labels, base, 1 - recipe.base_train_fraction, recipe, rng)
-    rest = np.setdiff1d(base, test_base)
-    validation = _draw(labels, rest, recipe.validation_fraction, recipe, rng)
-    test_novel = _draw(labels, novel, recipe.novel_test_fraction, recipe, rng, both_sides=attribute)
+    drawn = partial(draw_balanced, labels, rng=rng, group_by_sequence=recipe.group_by_sequence)
+    test_base = drawn(base, 1 - recipe.base_train_fraction)
+    rest = _without(base, test_base)
+    validation = drawn(rest, recipe.validation_fraction)
+    test_novel = drawn(novel, recipe.novel_test_fraction, both_sides=attribute)
     split = Split(
         recipe=recipe,
         novel_categories=names,
-        base_train=np.setdiff1d(rest, validation),
+        base_train=_without(rest, validation),
         base_validation=validation,
         test_base=test_base,
-        novel_pool=np.setdiff1d(novel, test_novel),
+        novel_pool=_without(novel, test_novel),
         test_novel=test_novel,
     )
     split.check(labels)
     return split
 
 
-def shots(labels: Labels, split: Split, k: int, draw: int, seed: int, per_expression: bool = False) -> Rows:
-    """k faces of every novel category from the pool, spread over the other attributes; ascending.
-
-    For one `draw`, fewer shots are a part of more. per_expression: k of every category x expression instead, since
-    one left face in all, as ER-FP has it literally, shows one expression only.
-    """
-    if k == 0:
-        return np.empty(0, np.int64)
-    if split.recipe.task not in FEW_SHOT_TASKS:
-        raise ConfigurationError(
-            f"{split.recipe.task} has no shots, but {k} were asked for: use 0, or one of {', '.join(FEW_SHOT_TASKS)}"
-        )
-    assert split.novel_attribute is not None
-    pool = generator(seed, "shots", draw).permutation(split.novel_pool)
-    wanted = ("expression",) if per_expression else ()
-    group = _group(labels, pool, (split.novel_attribute, *wanted))
-    if (few := np.bincount(group).min()) < k:
-        raise DataError(f"{k} shots were asked for, but a novel category has only {few} faces to draw from: use fewer")
-    used = {a: np.zeros(len(labels.names(a)) + 1, int) for a in ATTRIBUTES}
-    taken: list[int] = []
-    left = np.ones(len(pool), dtype=bool)
-    for _ in range(k):
-        for g in range(group.max() + 1):
-            candidates = np.flatnonzero(left & (group == g))
-            load = sum(used[a][labels.codes(a)[pool[candidates]]] for a in ATTRIBUTES)
-            chosen = candidates[np.argmin(load)]
-            left[chosen] = False
-            taken.append(pool[chosen])
-            for a in ATTRIBUTES:
-                used[a][labels.codes(a)[pool[chosen]]] += 1
-    return np.sort(np.array(taken, dtype=np.int64))
+def check_cover(roles: Mapping[str, Rows], usable: Rows, what: str) -> None:
+    """Prove that no face has two roles and that together they are all usable faces."""
+    rows = np.sort(np.concatenate([*roles.values()]))
+    if len(rows) and (np.diff(rows) == 0).any():
+        raise DataError(f"{what} gives a face two roles: make the split again")
+    if not np.array_equal(rows, usable):
+        raise DataError(f"{what} does not cover the data: make the split again")
 
 
 def _usable(labels: Labels, attribute: Attribute | None) -> Rows:
@@ -189,11 +186,45 @@ def _usable(labels: Labels, attribute: Attribute | None) -> Rows:
     return np.flatnonzero(usable)
 
 
+def _without(rows: Rows, others: Rows) -> Rows:
+    return np.setdiff1d(rows, others, assume_unique=True)
+
+
+def _check_labelled(labels: Labels, usable: Rows, task: Task) -> None:
+    for a in ATTRIBUTES:
+        if (labels.codes(a) < 0).all():
+            other = "" if a == "expression" else ", or make a supervised split, which needs expressions only"
+            raise DataError(
+                f"{task} needs faces labelled with identity, pose and expression, and no face says its {a}: "
+                f"import data that does{other}"
+            )
+    if not len(usable):
+        raise DataError(f"{task} needs faces with both an expression and the {NOVEL_ATTRIBUTE[task]}: none has both")
+
+
+def _check_base(labels: Labels, base: Rows, task: Task) -> None:
+    """Comp-GAN moves base faces to another pose and another expression, after a face of another person."""
+    for a, plural in PLURALS.items():
+        found = [labels.names(a)[c] for c in np.unique(labels.codes(a)[base]) if c >= 0]
+        if len(found) < 2:
+            has = f"only {found[0]!r}" if found else "none"
+            raise DataError(
+                f"{task} needs base faces of at least two {plural}, and there is {has}: "
+                f"import faces that are labelled with more {plural}"
+            )
+
+
 def _novel_categories(labels: Labels, attribute: Attribute, recipe: SplitRecipe) -> tuple[str, ...]:
     present = [labels.names(attribute)[c] for c in np.unique(labels.codes(attribute))]
     if attribute == "pose":
         return (_novel_pose(present, recipe.novel_pose),)
-    count = max(1, round(recipe.novel_fraction * len(present)))
+    asked = recipe.novel_ids if attribute == "identity" else recipe.novel_expressions
+    count = asked or max(1, round(recipe.novel_fraction * len(present)))
+    if count > len(present) - 2:
+        raise DataError(
+            f"{recipe.task} sets {count} {PLURALS[attribute]} apart as novel and needs two for base at least, "
+            f"and the data has {len(present)}: import more, or make fewer novel"
+        )
     drawn = generator(recipe.seed, "novel", attribute).choice(len(present), count, replace=False)
     return tuple(present[i] for i in sorted(drawn))
 
@@ -209,51 +240,3 @@ def _novel_pose(present: list[str], wanted: str | None) -> str:
     if wanted not in present:
         raise ConfigurationError(f"novel_pose is {wanted!r}, which no face has: {did_you_mean(wanted, present)}")
     return wanted
-
-
-def _draw(
-    labels: Labels,
-    rows: Rows,
-    fraction: float,
-    recipe: SplitRecipe,
-    rng: np.random.Generator,
-    both_sides: Attribute | None = None,
-) -> Rows:
-    """A `fraction` of the rows, balanced over all three attributes, that leaves at least one of every category.
-
-    both_sides: every category of this attribute also gives a row, where it has two; the others may lose all of theirs.
-    """
-    if not len(rows) or not fraction:
-        return np.empty(0, np.int64)
-    unit = _units(labels, rows, recipe.group_by_sequence)
-    first = rows[np.unique(unit, return_index=True)[1]]
-    codes = {a: np.unique(labels.codes(a)[first], return_inverse=True)[1] for a in ATTRIBUTES}
-    taken = balanced_sample(np.stack([*codes.values()], axis=1), fraction, rng)
-    if both_sides:
-        _give_each(codes[both_sides], taken, True, 2, rng)
-    for attribute in (both_sides,) if both_sides else ATTRIBUTES:
-        _give_each(codes[attribute], taken, False, 1, rng)
-    return rows[taken[unit]]
-
-
-def _units(labels: Labels, rows: Rows, group_by_sequence: bool) -> Rows:
-    """The number of the unit, drawn as a whole, that each row belongs to."""
-    own = np.arange(len(rows))
-    if not group_by_sequence:
-        return own
-    sequence = np.unique(labels.sequence[rows], return_inverse=True)[1]
-    alone = labels.sequence[rows] == ""
-    groups = np.stack([labels.identity[rows], sequence, np.where(alone, own, -1)], axis=1)
-    return np.unique(groups, axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def _group(labels: Labels, rows: Rows, attributes: tuple[Attribute, ...]) -> Rows:
-    table = np.stack([labels.codes(a)[rows] for a in attributes], axis=1)
-    return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1)
-
-
-def _give_each(category: Rows, taken: NDArray[np.bool_], side: bool, at_least: int, rng: np.random.Generator) -> None:
-    """Put one unit of every category on this side of `taken`, in place, where the category has `at_least` units."""
-    sizes, on_side = np.bincount(category), np.bincount(category, weights=taken == side)
-    for missing in np.flatnonzero((sizes >= at_least) & (on_side == 0)):
-        taken[rng.choice(np.flatnonzero(category == missing))] = side

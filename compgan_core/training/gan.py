@@ -122,8 +122,11 @@ def train(
             for part in micro_batches(mine, schedule.micro_batch)
         )
 
+    def after_step(step: int) -> None:
+        runtime.observe(step, steps, {name: trainee.engine.module for name, trainee in trainees.items()})
+
     steps = schedule.total_steps(n_examples)
-    return fit(runtime, trainees, update, schedule, steps, schedule.batch * len(CALLS))
+    return fit(runtime, trainees, update, schedule, steps, schedule.batch * len(CALLS), after_step)
 
 
 def compgan_update(

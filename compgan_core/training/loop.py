@@ -47,8 +47,11 @@ def fit(
     schedule: ScheduleRecipe,
     steps: int,
     images_per_step: int,
+    after_step: Callable[[int], object] = lambda step: None,
 ) -> list[dict[str, float]]:
     """Train for `steps` updates; returns the history, a row of mean metrics about every half percent of the way.
+
+    after_step: called on every worker with the number of steps made, once what is due is saved.
 
     Raises DivergenceError before the update when a metric or a gradient norm is not finite on any worker.
     """
@@ -67,6 +70,7 @@ def fit(
             runtime.report(step, steps, {**means, "images_per_s": rate.after(1)})
         if save and step < steps:
             _save(runtime, trainees, step, history)
+        after_step(step)
     return history
 
 

@@ -63,6 +63,12 @@ class Runtime(Protocol):
     def report(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         """Progress, for whoever watches. Called on rank 0 only; cheap enough to be called at every step."""
 
+    def observe(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
+        """Called after each step of Comp-GAN training by every worker, with "pose", "exp" and "discriminator".
+
+        Must not change what it is given: the mode of the networks, and every random state, are to be put back.
+        """
+
     def checkpoint_due(self, step: int) -> bool:
         """Whether this worker thinks it is time to save; the loop asks all workers and rank 0 decides."""
 
@@ -175,6 +181,9 @@ class Local:
     def report(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         if self.on_report:
             self.on_report(step, steps, metrics)
+
+    def observe(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
+        pass
 
     def checkpoint_due(self, step: int) -> bool:
         every = self.checkpoint_every_steps

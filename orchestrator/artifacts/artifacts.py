@@ -3,28 +3,31 @@
     artifacts/<stage>/<fingerprint>/record.json          create-only: whoever finishes first is the artifact
     artifacts/<stage>/<fingerprint>/<attempt>/<file>     never overwritten; without a record they are litter
 
-A process killed at any point leaves no record, so nobody takes half an artifact for a whole one.
+A process killed at any point leaves no record, so nobody takes half an artifact for a whole one. An artifact may also
+refer to files of other artifacts, so that a whole is put together from parts that were made, and are kept, one by one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
-from filelock import FileLock
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from compgan_core.errors import StorageError
 from orchestrator.artifacts.fingerprint import plain
+from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.provenance import code_version, host, library_versions
 from orchestrator.artifacts.store import KeyMissing, Store, valid_key
 
+ARTIFACTS = "artifacts"
 PARALLEL_FILES = 4  # each large file is itself read in parallel ranges
 
 
@@ -61,11 +64,10 @@ class Record(BaseModel):
     host: str
 
     @model_validator(mode="after")
-    def _own_files_only(self) -> Record:
-        home = home_of(self.stage, self.fingerprint)
+    def _files_of_artifacts_only(self) -> Record:
         for entry in self.files.values():
-            if not entry.key.startswith(home):
-                raise ValueError(f"{entry.key} lies outside {home}")
+            if not entry.key.startswith(f"{ARTIFACTS}/"):
+                raise ValueError(f"{entry.key} lies outside {ARTIFACTS}/")
         return self
 
     @property
@@ -76,8 +78,8 @@ class Record(BaseModel):
 class Artifacts:
     """The artifacts of one store, with this node's cache of their files. Threads and processes may share both."""
 
-    def __init__(self, store: Store, cache_dir: Path):
-        self.store, self.cache_dir = store, cache_dir
+    def __init__(self, store: Store, cache: NodeCache):
+        self.store, self.cache = store, cache
 
     def record(self, stage: str, fingerprint: str) -> Record | None:
         """The record of a finished stage; None if it is not finished. Raises StorageError if it is damaged."""
@@ -96,9 +98,16 @@ class Artifacts:
             raise self._damaged(key, f"it describes {record.stage}/{record.fingerprint}")
         return record
 
+    def require(self, stage: str, fingerprint: str) -> Record:
+        """The record of a stage that must be there. Raises StorageError if it is not."""
+        record = self.record(stage, fingerprint)
+        if record is None:
+            raise StorageError(f"{stage}/{fingerprint} is gone from {self.store.url}: import the data again")
+        return record
+
     def records(self, stage: str | None = None) -> Iterator[Record]:
         """All finished stages, or those of one name, sorted by stage and fingerprint."""
-        for key in self.store.keys(f"artifacts/{stage}/" if stage else "artifacts/"):
+        for key in self.store.keys(f"{ARTIFACTS}/{stage}/" if stage else f"{ARTIFACTS}/"):
             parts = key.split("/")
             if len(parts) == 4 and parts[3] == "record.json":
                 record = self.record(parts[1], parts[2])
@@ -115,8 +124,11 @@ class Artifacts:
         inputs: Mapping[str, str],
         metrics: Mapping[str, Any],
         seconds: float,
+        references: Mapping[str, FileEntry] = MappingProxyType({}),
     ) -> Record:
         """Store every file of a directory as the artifact of a stage. If another process was first, return theirs.
+
+        references: name -> a file of another artifact that belongs to this one, too.
 
         Raises:
             ConfigurationError: a recipe or metric that JSON cannot hold.
@@ -129,7 +141,7 @@ class Artifacts:
         record = Record(
             stage=stage,
             fingerprint=fingerprint,
-            files=self._upload(directory, f"{home_of(stage, fingerprint)}{uuid.uuid4().hex[:12]}"),
+            files=self._upload(directory, f"{home_of(stage, fingerprint)}{uuid.uuid4().hex[:12]}") | dict(references),
             seconds=seconds,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             code_version=code_version(),
@@ -145,22 +157,32 @@ class Artifacts:
     def fetch(self, record: Record) -> Path:
         """The directory with an artifact's files on this node: complete, verified, and not to be written to.
 
-        Downloaded once per node; other processes wait for the first one.
+        Downloaded once per node; other processes wait for the first one. It stays as long as this process does.
 
         Raises:
             StorageError: a file is missing, or is not what was stored, also when read again.
         """
-        target = self.cache_dir / record.stage / record.fingerprint / _content_digest(record)
-        if target.is_dir():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            if not target.is_dir():
-                partial = Path(f"{target}.partial")
-                shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: we hold the lock
-                self._download(record, partial)
-                partial.replace(target)
-        return target
+        place = f"{record.stage}/{record.fingerprint}/{_content_digest(record)}"
+        return self.cache.get(place, record.size_bytes, lambda directory: self._download(record, directory))
+
+    def download(self, record: Record, name: str, path: Path) -> None:
+        """Write one file of an artifact to `path`, verified, past the node's cache. Raises StorageError as `fetch`."""
+        self._download_file(record.files[name], path)
+
+    def read(self, record: Record, name: str) -> bytes:
+        """One small file of an artifact, verified. Raises StorageError as `fetch`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "file"
+            self.download(record, name, path)
+            return path.read_bytes()
+
+    def delete(self, record: Record) -> int:
+        """Remove an artifact, its record first; its bytes. Files of other artifacts that it refers to stay."""
+        home = home_of(record.stage, record.fingerprint)
+        self.store.delete(f"{home}record.json")
+        for key in [*self.store.keys(home)]:
+            self.store.delete(key)
+        return sum(entry.size_bytes for entry in record.files.values() if entry.key.startswith(home))
 
     def _upload(self, directory: Path, prefix: str) -> dict[str, FileEntry]:
         def upload(path: Path) -> tuple[str, FileEntry]:
@@ -179,11 +201,11 @@ class Artifacts:
             raise StorageError(f"the record of {ours.stage}/{ours.fingerprint} was deleted while it was published")
         if theirs != ours:  # equal when the answer to our own write was lost and the write repeated
             for entry in ours.files.values():
-                self.store.delete(entry.key)
+                if entry.key.startswith(home_of(ours.stage, ours.fingerprint)):
+                    self.store.delete(entry.key)
         return theirs
 
     def _download(self, record: Record, directory: Path) -> None:
-        directory.mkdir()
         with ThreadPoolExecutor(PARALLEL_FILES) as pool:
             list(pool.map(lambda item: self._download_file(item[1], directory / item[0]), record.files.items()))
 
@@ -205,7 +227,7 @@ class Artifacts:
 
 def home_of(stage: str, fingerprint: str) -> str:
     """The prefix that everything of one artifact lies under."""
-    return f"artifacts/{stage}/{fingerprint}/"
+    return f"{ARTIFACTS}/{stage}/{fingerprint}/"
 
 
 def sha256_of(path: Path) -> str:

@@ -29,7 +29,10 @@ Json = Annotated[
 Data = Annotated[str, typer.Option("--data", help="Name of an imported dataset; `orch data ls` lists them.")]
 Task = Annotated[str, typer.Option("--task", help="The recognition task, e.g. ER-FE.")]
 Shots = Annotated[int, typer.Option("--shots", min=1, help="Labelled images of each novel class.")]
-Preset = Annotated[str, typer.Option("--preset", help="Sizes and schedule: paper, small or tiny.")]
+Preset = Annotated[
+    str,
+    typer.Option("--preset", help="Sizes and schedule: paper, small or tiny; f2ed is paper with F2ED's own counts."),
+]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Training workers, each with a GPU where there is one.")]
 Zero = Annotated[int, typer.Option("--zero", help="DeepSpeed ZeRO stage: 0, 1 or 2.")]
 Seed = Annotated[int, typer.Option("--seed", help="Names every random draw.")]
@@ -51,9 +54,32 @@ Address = Annotated[
 
 
 def open_artifacts(store: str) -> Artifacts:
-    """The store at a URL, and where this machine keeps what it fetched: $COMPGAN_CACHE, else ~/.cache/compgan."""
+    """The store at a URL, and where this machine keeps what it fetched: $COMPGAN_CACHE, else ~/.cache/compgan.
+
+    $COMPGAN_CACHE_GIB bounds what it keeps; without it, the disk does.
+    """
+    from compgan_core.errors import ConfigurationError
     from orchestrator.artifacts.artifacts import Artifacts
+    from orchestrator.artifacts.node_cache import GIB, NodeCache
     from orchestrator.artifacts.store import open_store
 
-    cache = Path(os.environ.get("COMPGAN_CACHE", "~/.cache/compgan")).expanduser().absolute()
+    directory = Path(os.environ.get("COMPGAN_CACHE", "~/.cache/compgan")).expanduser().absolute()
+    limit = os.environ.get("COMPGAN_CACHE_GIB") or None
+    try:
+        cache = NodeCache(directory, limit and int(float(limit) * GIB))
+    except ValueError:
+        raise ConfigurationError(f"COMPGAN_CACHE_GIB is {limit!r}: set it to a number of GiB, or unset it") from None
     return Artifacts(open_store(store), cache)
+
+
+def pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    """KEY=VALUE texts, as a mapping."""
+    from compgan_core.errors import ConfigurationError
+
+    found = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigurationError(f"{option} {text!r} has no value: write {option} KEY=VALUE")
+        found[key] = value
+    return found

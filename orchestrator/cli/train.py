@@ -20,6 +20,7 @@ from orchestrator.cli.options import (
     Workers,
     Zero,
     open_artifacts,
+    pairs,
 )
 from orchestrator.cli.output import Printer
 
@@ -101,7 +102,7 @@ def build_study(
     from orchestrator.datasets import find_dataset
     from orchestrator.study import study_of
 
-    settings = _pairs(overrides or [])
+    settings = pairs("--set", overrides)
     return study_of(find_dataset(artifacts.store, data), preset, task, shots, seed, settings)
 
 
@@ -122,7 +123,7 @@ def run_plan(
     from orchestrator.cli.progress import watch
     from orchestrator.runtime.cluster import Workers, start_ray
     from orchestrator.runtime.ray_train import run
-    from orchestrator.study import Worker
+    from orchestrator.study import Worker, make_faces_of
 
     artifacts.store.check()
     settings = Workers(num_workers=workers, zero_stage=zero, checkpoint_every_s=checkpoint_every)
@@ -134,8 +135,10 @@ def run_plan(
             if event["kind"] == "stage" and event["state"] == "done":
                 seconds[str(event["fingerprint"])] = float(str(event["seconds"]))
 
-        body = Worker(plan.to_run, artifacts)
-        run(body, name=study.name, workers=settings, store=artifacts.store, on_event=on_event)
+        make_faces_of(study, plan, artifacts, on_event)
+        body = Worker(plan.to_train, artifacts)
+        if plan.to_train:
+            run(body, name=study.name, workers=settings, store=artifacts.store, on_event=on_event)
     return seconds
 
 
@@ -177,15 +180,3 @@ def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, sec
             "pictures": [str(shown / "faces.png"), str(shown / "curves.png")],
         }
     )
-
-
-def _pairs(overrides: list[str]) -> dict[str, str]:
-    from compgan_core.errors import ConfigurationError
-
-    pairs = {}
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigurationError(f"--set {text!r} has no value: write --set KEY=VALUE")
-        pairs[key] = value
-    return pairs

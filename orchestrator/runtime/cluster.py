@@ -131,6 +131,7 @@ def _environment(local: bool) -> dict[str, str]:
     if local:
         variables |= {
             "RAY_AUTH_MODE": "disabled",  # explicit, or job submission from another shell is refused
+            "RAY_worker_niceness": "0",  # 15 lets any other process of this machine starve the training
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll, which a checkpoint waits for
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away; saves a process
         }

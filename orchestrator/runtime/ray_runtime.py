@@ -75,6 +75,9 @@ class RayRuntime:
             progress = {"stage": self._stage, "step": step, "steps": steps, "metrics": dict(metrics)}
             self.emit({"kind": "progress", **progress})
 
+    def observe(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
+        """Nobody looks on."""
+
     def checkpoint_due(self, step: int) -> bool:
         """By steps or seconds; and once when a node is about to be taken away."""
         if _preemption() is not self._answered_preemption:

@@ -25,8 +25,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from compgan_core import errors
-from compgan_core.errors import CapacityError, CompganError, StorageError
+from compgan_core.errors import CapacityError, CompganError, StorageError, retold, told
 from orchestrator.artifacts.store import Store
 from orchestrator.runtime.cluster import Resources, Workers, alive_nodes, arithmetic, resources_per_worker
 from orchestrator.runtime.mailbox import Event, Mailbox
@@ -105,7 +104,7 @@ def _work(config: dict[str, Any]) -> None:
         runtime.barrier()  # else gloo aborts the worker that leaves while another one is still talking to it
         last: Event = {"kind": "returned"}
     except CompganError as error:
-        last = {"kind": "failed", "type": _user_type(error).__name__, "message": str(error), "rank": runtime.rank}
+        last = {"kind": "failed", "error": told(error), "rank": runtime.rank}
         last["traceback"] = traceback.format_exc()
     ray.get(config["mailbox"].push.remote(last))  # all that was sent before has then arrived
 
@@ -168,7 +167,7 @@ class _Run:
 
     def _pass_on(self, event: Event) -> None:
         if event["kind"] == "failed":
-            error = getattr(errors, event["type"])(event["message"])
+            error = retold(*event["error"])
             error.add_note(f"on rank {event['rank']}:\n{event['traceback']}")
             raise error
         self._on_event(event)
@@ -213,8 +212,3 @@ def _accident(error: Any) -> str:
 
 def _lines(error: BaseException) -> list[str]:
     return str(error).strip().splitlines() or [type(error).__name__]
-
-
-def _user_type(error: CompganError) -> type:
-    """The nearest class that the driver can make again from a message alone."""
-    return next(c for c in type(error).__mro__ if c.__module__ == errors.__name__)

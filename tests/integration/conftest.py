@@ -10,11 +10,15 @@ import pytest
 import ray
 
 from orchestrator.runtime.cluster import start_ray
+from orchestrator.store_server import StoreServer
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One Ray of this session's own, with two CPUs. Its directory is short: Unix sockets in it allow 107 bytes."""
+def ray_cluster(s3: StoreServer) -> Iterator[None]:
+    """One Ray of this session's own, with two CPUs; its workers inherit the way to the S3 server.
+
+    Its directory is short: Unix sockets in it allow 107 bytes.
+    """
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")

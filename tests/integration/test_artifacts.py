@@ -13,6 +13,7 @@ import pytest
 
 from compgan_core.errors import ConfigurationError, StorageError
 from orchestrator.artifacts.artifacts import Artifacts, Record
+from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import Store
 
 FILES = {"weights.safetensors": b"w" * 3000, "sub/metrics.json": b"{}", "empty": b""}
@@ -30,7 +31,7 @@ def made(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def artifacts(store: Store, tmp_path: Path) -> Artifacts:
-    return Artifacts(store, tmp_path / "cache")
+    return Artifacts(store, NodeCache(tmp_path / "cache"))
 
 
 def publish(artifacts: Artifacts, directory: Path, fingerprint: str = "f00", **other: Any) -> Record:
@@ -53,6 +54,16 @@ def test_what_is_published_is_fetched_and_its_record_read_back(artifacts: Artifa
     assert artifacts.record("compgan", "f00") == record
     assert read(artifacts.fetch(record)) == FILES
     assert record.size_bytes == 3002 and record.recipe == {"steps": 3} and record.libraries["torch"]
+
+
+def test_an_artifact_may_refer_to_files_of_another_which_outlive_it(artifacts: Artifacts, made: Path) -> None:
+    part = publish(artifacts, made, "part")
+    refer = {"of-part": part.files["weights.safetensors"]}
+    whole = publish(artifacts, made / "sub", "whole", references=refer)
+    assert read(artifacts.fetch(whole)) == {"metrics.json": b"{}", "of-part": FILES["weights.safetensors"]}
+    assert artifacts.delete(whole) == 2
+    assert artifacts.record("compgan", "whole") is None
+    assert artifacts.read(part, "weights.safetensors") == FILES["weights.safetensors"]
 
 
 def test_records_lists_whole_artifacts_of_one_stage_or_all(artifacts: Artifacts, made: Path) -> None:
@@ -118,7 +129,7 @@ def test_a_missing_file_is_an_error_not_a_smaller_artifact(artifacts: Artifacts,
         (lambda text: text.replace('"f00"', '"f01"').replace("/f00/", "/f01/"), "it describes compgan/f01"),
         (lambda text: json.dumps(json.loads(text) | {"extra": 1}), "extra"),
         (lambda text: text.replace('"sub/metrics.json"', '"../../escape"'), "not a plain relative path"),
-        (lambda text: text.replace("artifacts/compgan/f00/", "artifacts/compgan/other/"), "lies outside"),
+        (lambda text: text.replace("artifacts/compgan/f00/", "checkpoints/compgan/f00/"), "lies outside"),
     ],
 )
 def test_a_damaged_record_is_refused(artifacts: Artifacts, made: Path, change: Any, message: str) -> None:
@@ -133,8 +144,9 @@ CHILD = """
 import pickle, sys, time
 from pathlib import Path
 from orchestrator.artifacts.artifacts import Artifacts
+from orchestrator.artifacts.node_cache import NodeCache
 dump, cache, made, mode = sys.argv[1:]
-artifacts = Artifacts(pickle.load(open(dump, "rb")), Path(cache))
+artifacts = Artifacts(pickle.load(open(dump, "rb")), NodeCache(Path(cache)))
 store, log = artifacts.store, open(Path(dump).with_name("log"), "a", buffering=1)
 if mode == "publish":
     def hang(key, data, **_):
@@ -156,7 +168,7 @@ else:
 def start(artifacts: Artifacts, made: Path, mode: str) -> subprocess.Popen[str]:
     dump = made.with_name("dump")
     dump.write_bytes(pickle.dumps(artifacts.store))
-    command = [sys.executable, "-c", CHILD, str(dump), str(artifacts.cache_dir), str(made), mode]
+    command = [sys.executable, "-c", CHILD, str(dump), str(artifacts.cache.directory), str(made), mode]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -175,7 +187,7 @@ def test_a_process_killed_while_fetching_leaves_nothing_that_looks_whole(artifac
     while not (log.exists() and log.read_text()):
         assert child.poll() is None
     kill(child)
-    assert {path.suffix for path in (artifacts.cache_dir / "compgan/f00").iterdir()} == {".lock", ".partial"}
+    assert {path.suffix for path in (artifacts.cache.directory / "compgan/f00").iterdir()} == {".lock", ".partial"}
     assert read(artifacts.fetch(record)) == FILES
 
 

@@ -37,7 +37,8 @@ def test_photographs_go_into_a_bucket_and_come_back_as_a_sheet(s3_url: str, tmp_
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["poses"] == ["left", "right", "straight", "up"]
-    assert facts["excluded"]["marked bad by the authors"] == 16
+    assert [bad["reason"] for bad in facts["quarantined"]] == ["marked bad by the authors"] * 16
+    assert facts["read"] == facts["kept"] + 16
     assert orch("data", "show", "cmu", "--store", s3_url, "--sheet", tmp_path / "cmu.png").returncode == 0
     assert (tmp_path / "cmu.png").read_bytes().startswith(b"\x89PNG")
 

@@ -11,7 +11,8 @@ from torch import distributed
 from compgan_core.compgan import CompGAN
 from compgan_core.data.cache import Faces, write_cache
 from compgan_core.data.labels import Labels
-from compgan_core.data.splits import SplitRecipe, make_split, shots
+from compgan_core.data.shots import shots
+from compgan_core.data.splits import SplitRecipe, make_split
 from compgan_core.data.tuples import TupleSampler
 from compgan_core.losses import LAMBDA, MU
 from compgan_core.nets.classifier import FaceClassifier

@@ -12,7 +12,8 @@ from compgan_core.errors import CapacityError, ConfigurationError, DataError, Di
 from orchestrator.cli import app
 
 HEAVY = ("torch", "ray", "deepspeed", "pyarrow", "numpy", "boto3", "s3fs", "rich", "matplotlib")
-HELP = [[], ["train"], ["plan"], ["demo"], ["doctor"], ["data", "import"], ["data", "show"], ["store", "serve"]]
+DATA = ("import", "prepare", "synth", "show", "split", "verify", "ls", "rm")
+HELP = [[], ["train"], ["plan"], ["demo"], ["doctor"], ["store", "serve"], *(["data", name] for name in DATA)]
 
 
 class Orch:
@@ -105,7 +106,7 @@ def test_an_import_can_be_shown_and_listed_as_json(orch: Orch, tree: Path) -> No
     code, out, _ = orch("data", "import", "labelled-tree", tree, "--name", "faces", "--json")
     imported = json.loads(out.splitlines()[-1])
     assert code == 0
-    assert (imported["kept"], imported["faces_by_pose"]) == (8, {"front": 4, "left": 4})
+    assert (imported["kept"], imported["counts"]["pose"]) == (8, {"front": 4, "left": 4})
     _, out, _ = orch("data", "show", "faces", "--json")
     assert json.loads(out.splitlines()[-1]) == imported
     _, out, _ = orch("data", "ls", "--json")
@@ -152,8 +153,8 @@ def test_a_used_name_comes_to_mean_the_new_faces_and_the_old_ones_stay(orch: Orc
     ("arguments", "sentence"),
     [
         (["labeled-tree", "x", "--name", "n"], "there is no format 'labeled-tree': did you mean labelled-tree?"),
-        (["labelled-tree", "--name", "n"], "labelled-tree needs a SOURCE"),
-        (["procedural", "x", "--name", "n"], "procedural makes its own faces and reads no SOURCE"),
+        (["labelled-tree", "--name", "n"], "labelled-tree needs a source"),
+        (["procedural", "x", "--name", "n"], "procedural makes its own faces and reads no source"),
         (["labelled-tree", "nowhere", "--name", "n"], "nowhere does not exist"),
         (["labelled-tree", ".", "--name", "../n"], "'../n' cannot be the name of a dataset"),
     ],
@@ -172,7 +173,7 @@ def test_a_broken_image_stops_an_import_unless_told_to_go_on(orch: Orch, tree: P
     assert code == 2 and "a/front/joy/0.png: the file is not an image" in err
     assert orch("data", "show", "faces")[0] == 2
     code, out, _ = orch("data", "import", "labelled-tree", tree, "--name", "faces", "--keep-going")
-    assert code == 0 and "broken: a/front/joy/0.png: the file is not an image" in out
+    assert code == 0 and "quarantined: a/front/joy/0.png: the file is not an image" in out
 
 
 def test_doctor_reports_each_check_and_fails_with_the_first_failure(orch: Orch, tmp_path: Path) -> None:

@@ -1,115 +1,17 @@
-import io
-import os
-import random
-import tarfile
-import zipfile
-from collections import Counter
-from pathlib import Path
+"""The formats whose labels are in the names of the files; tables of labels are in test_data_importers_tables."""
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import io
+from collections import Counter
+from itertools import product
+
 import pytest
 from PIL import Image
+from sources import PACKINGS, broken, pack, shared, source_of, split
 
-from compgan_core.data.face import Face, Skipped
-from compgan_core.data.importers import FORMATS, archives, cmu_faces, labelled_tree, procedural
-from compgan_core.data.shards import write_dataset
-from compgan_core.errors import DataError
-
-DATA = Path(os.environ.get("COMPGAN_DATA", Path(__file__).parents[3] / "shared" / "data"))
-FILES = {f"faces/{n}.bin": random.Random(n).randbytes(10_000 * n) for n in range(1, 5)}
-PACKINGS = ("directory", "tar", "tar.gz", "tar.xz", "zip")
-
-
-def shared(name):
-    if not (DATA / name).exists():
-        pytest.skip(f"{name} is not in {DATA}; set COMPGAN_DATA to the folder that has it")
-    return DATA / name
-
-
-def pack(tmp_path, packing, files):
-    source = tmp_path / f"source.{packing}"
-    if packing == "directory":
-        for name, content in files.items():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes(content)
-    elif packing == "zip":
-        with zipfile.ZipFile(source, "w") as archive:
-            for name, content in files.items():
-                archive.writestr(name, content)
-    else:
-        with tarfile.open(source, f"w:{packing[4:]}") as archive:
-            for name, content in files.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-    return source
-
-
-def split(items):
-    items = list(items)
-    skipped = [item for item in items if isinstance(item, Skipped)]
-    return [item for item in items if isinstance(item, Face)], Counter(item.reason for item in skipped)
-
-
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_every_packing_gives_the_same_files_without_what_macos_adds(tmp_path, packing):
-    junk = {"faces/._1.bin": b"x", "__MACOSX/faces/1.bin": b"x", "faces/.DS_Store": b"x"}
-    assert dict(archives.files(pack(tmp_path, packing, junk | FILES))) == FILES
-
-
-@pytest.mark.parametrize("packing", PACKINGS[1:])
-@pytest.mark.parametrize("fraction", [0.05, 0.3, 0.6, 0.9])
-def test_a_truncated_archive_is_named_with_its_last_whole_member(tmp_path, packing, fraction):
-    source = pack(tmp_path, packing, FILES)
-    content = source.read_bytes()
-    source.write_bytes(content[: int(len(content) * fraction)])
-    seen = []
-    with pytest.raises(DataError, match=rf"source\.{packing} is truncated") as error:
-        seen.extend(name for name, _ in archives.files(source))
-    assert f"the last member read whole was {seen[-1] if seen else 'none'}" in str(error.value)
-
-
-def test_a_tar_cut_exactly_between_two_members_is_truncated_too(tmp_path):
-    source = pack(tmp_path, "tar", FILES)
-    with tarfile.open(source) as archive:
-        third = archive.getmembers()[2].offset
-    source.write_bytes(source.read_bytes()[:third])
-    with pytest.raises(DataError, match=r"truncated .* was faces/2\.bin"):
-        list(archives.files(source))
-
-
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "faces/../../evil"])
-@pytest.mark.parametrize("packing", ["tar", "zip"])
-def test_members_that_lead_out_of_the_archive_are_refused(tmp_path, packing, name):
-    with pytest.raises(DataError, match="leads out of the archive"):
-        list(archives.files(pack(tmp_path, packing, {name: b"x"})))
-
-
-def test_links_are_refused(tmp_path):
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        link = tarfile.TarInfo("faces/a.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    with pytest.raises(DataError, match=r"contains the link faces/a\.png"):
-        list(archives.files(tmp_path / "a.tar"))
-    (tmp_path / "tree").mkdir()
-    (tmp_path / "tree" / "a.png").symlink_to("/etc/passwd")
-    with pytest.raises(DataError, match="a link that leads out"):
-        list(archives.files(tmp_path / "tree"))
-
-
-def test_a_file_that_is_no_archive_is_refused_in_one_line(tmp_path):
-    (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DataError, match=r"notes\.txt is truncated or damaged") as error:
-        list(archives.files(tmp_path / "notes.txt"))
-    assert "\n" not in str(error.value)
-
-
-def test_a_source_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere\.tar does not exist"):
-        list(archives.files(tmp_path / "nowhere.tar"))
-
+from compgan_core.data.face import Face
+from compgan_core.data.importers import FORMATS, ck_plus, cmu_faces, jaffe, kdef, labelled_tree, procedural, rafd, read
+from compgan_core.data.importers.archives import open_source
+from compgan_core.errors import ConfigurationError
 
 PGM = b"P2\n2 1\n120\n60 120\n"
 CMU = {
@@ -118,15 +20,23 @@ CMU = {
     "faces/an2i/an2i_left_angry_open_4.bad": PGM,
     "faces/kk49/kk49_up_sad_sunglasses.pgm": PGM,
     "faces/kk49/kk49_up_sad_open.bad": PGM,
+    "faces/kk49/kk49_up_bored_open.pgm": PGM,
     "faces/README": b"x",
 }
 
 
 def test_cmu_names_are_parsed_and_what_is_left_out_is_counted(tmp_path):
-    source = pack(tmp_path, "tar.xz", CMU)
+    source = source_of(tmp_path / "source.tar.xz", CMU)
     faces, skipped = split(cmu_faces.read(source))
     assert faces == [Face("an2i_left_angry_open.pgm", "an2i", "left", "angry", "", 0, PGM)]
-    assert skipped == {"reduced copy": 1, "marked bad by the authors": 2, "sunglasses": 1, "not a face image": 1}
+    assert skipped == {
+        "reduced copy": 2,
+        "marked bad by the authors": 1,
+        "sunglasses": 1,
+        "not an image": 1,
+        "not named like an2i_left_angry_open.pgm": 1,
+    }
+    assert [*broken(cmu_faces.read(source))] == ["kk49_up_sad_open.bad", "kk49_up_bored_open.pgm"]
     kept, _ = split(cmu_faces.read(source, sunglasses="keep"))
     assert [(f.identity, f.frame) for f in kept] == [("an2i", 0), ("kk49", 1)]
 
@@ -135,12 +45,11 @@ def test_the_brightest_value_of_a_cmu_file_is_white():
     assert list(Image.open(io.BytesIO(PGM)).tobytes()) == [128, 255]
 
 
-def test_the_cmu_archive_has_624_faces_of_20_people_and_16_bad_files(tmp_path):
+def test_the_cmu_archive_has_624_faces_of_20_people_and_16_bad_files():
     source = shared("cmu_faces.tar.xz")
     faces, skipped = split(cmu_faces.read(source, sunglasses="keep"))
     assert len(faces) == 624 and len({f.identity for f in faces}) == 20 and skipped == {"marked bad by the authors": 16}
-    manifest = write_dataset(cmu_faces.read(source), tmp_path, name="cmu")
-    assert (manifest.kept, manifest.excluded["sunglasses"], len(manifest.duplicates)) == (313, 311, 0)
+    assert Counter(face.frame for face in faces) == {0: 313, 1: 311}
 
 
 def test_the_rendered_archive_is_complete():
@@ -150,53 +59,132 @@ def test_the_rendered_archive_is_complete():
     assert len({f.sequence for f in faces}) == 60 * 54
 
 
-TABLE = b"""file,identity,pose,expression,sequence,frame
-x/1.png,007,left,joy,s1,3
-./x/2.png,008,,sad,,
-x/3.png,008,up,sad,,
-x/1.png,007,left,sad,s1,3
-"""
+JAFFE_PEOPLE = ("KA", "KL", "KM", "KR", "MK", "NA", "NM", "TM", "UY", "YM")
+JAFFE_FACES = {"AN": 30, "DI": 29, "FE": 32, "HA": 31, "NE": 30, "SA": 31, "SU": 30}
 
 
-@pytest.mark.parametrize("packing", PACKINGS)
-def test_a_table_labels_a_tree(tmp_path, packing):
-    root = "" if packing == "directory" else "faces/"
-    files = {"labels.csv": TABLE, "x/1.png": b"1", "x/2.png": b"2", "x/4.png": b"4"}
-    items = list(labelled_tree.read(pack(tmp_path, packing, {root + k: v for k, v in files.items()})))
-    assert items.pop(0) == Skipped("x/1.png", f"{root}labels.csv lists it twice", broken=True)
-    assert items[:2] == [
-        Face("x/1.png", "007", "left", "joy", "s1", 3, b"1"),
-        Face("x/2.png", "008", "", "sad", "", 0, b"2"),
+def jaffe_names():
+    """Names with the published counts: 213 of ten women, two to five takes of each expression."""
+    number = 0
+    for expression, count in JAFFE_FACES.items():
+        for i in range(count):
+            number += 1
+            yield f"{JAFFE_PEOPLE[i % 10]}.{expression}{i // 10 + 1}.{number}.tiff"
+
+
+def test_jaffe_has_213_faces_of_ten_women_and_seven_expressions(tmp_path):
+    tiff = io.BytesIO()
+    Image.new("L", (256, 256), 90).save(tiff, "tiff")
+    files = {f"jaffe/{name}": tiff.getvalue() for name in jaffe_names()} | {"jaffe/README": b"x"}
+    faces, skipped = split(jaffe.read(source_of(tmp_path / "jaffe.zip", files)))
+    assert len(faces) == len({f.key for f in faces}) == 213 and skipped == {"not an image": 1}
+    assert Counter(f.identity for f in faces).keys() == set(JAFFE_PEOPLE)
+    assert Counter(f.expression for f in faces) == dict(
+        angry=30, disgust=29, fear=32, happy=31, neutral=30, sad=31, surprise=30
+    )
+    assert {f.pose for f in faces} == {"front"} and Image.open(io.BytesIO(faces[0].image_bytes)).size == (256, 256)
+
+
+def test_jaffe_takes_are_frames_and_other_pictures_are_broken(tmp_path):
+    source = source_of(tmp_path / "jaffe", {"KM.SA5.13.tiff": b"1", "ka.an1.39.TIF": b"2", "KA.XX1.40.tiff": b"3"})
+    faces, _ = split(jaffe.read(source))
+    assert faces == [
+        Face("KM.SA5.13.tiff", "KM", "front", "sad", "", 5, b"1"),
+        Face("ka.an1.39.TIF", "KA", "front", "angry", "", 1, b"2"),
     ]
-    assert items[2] == Skipped("x/4.png", f"not in {root}labels.csv")
-    assert items[3] == Skipped("x/3.png", f"{root}labels.csv lists it, but it is not there", broken=True)
+    assert broken(jaffe.read(source)) == {"KA.XX1.40.tiff": "not named like KA.AN1.39.tiff"}
 
 
-def test_a_parquet_table_does_as_well(tmp_path):
-    source = pack(tmp_path, "directory", {"1.png": b"1"})
-    table = pa.table({"file": ["1.png"], "identity": [7], "pose": ["left"], "expression": ["joy"], "frame": [3]})
-    pq.write_table(table, source / "labels.parquet")
-    assert list(labelled_tree.read(source)) == [Face("1.png", "7", "left", "joy", "", 3, b"1")]
+def kdef_files():
+    """The names as distributed: complete, but for the two that are misnamed."""
+    for session, person, expression, angle in product(
+        "AB", [f"{sex}{n:02d}" for sex in "FM" for n in range(1, 36)], kdef.EXPRESSIONS, kdef.POSES
+    ):
+        name = f"{session}{person}{expression}{angle}"
+        name = {"AF31SAHL": "AF31V", "AM31SUHR": "AM31H"}.get(name, name)
+        yield f"KDEF_and_AKDEF/KDEF/{session}{person}/{name}.JPG"
 
 
-@pytest.mark.parametrize(
-    ("table", "sentence"),
-    [
-        (b"file,identity,pose\n1.png,a,left\n", "has no column expression, only file, identity, pose"),
-        (b"file,identity,pose,expression\n1.png,a\n", "cannot be read"),
-        (b"file,identity,pose,expression,frame\n1.png,a,left,joy,1.5\n", r"gives 1\.png the frame '1\.5'"),
-    ],
-)
-def test_a_table_that_cannot_serve_is_explained(tmp_path, table, sentence):
-    with pytest.raises(DataError, match=sentence):
-        list(labelled_tree.read(pack(tmp_path, "directory", {"labels.csv": table, "1.png": b"1"})))
+def test_kdef_is_complete_with_its_two_misnamed_files(tmp_path):
+    files = dict.fromkeys(kdef_files(), b"x") | {"KDEF_and_AKDEF/AKDEF/FAFHL.JPG": b"x", "KDEF_and_AKDEF/a.pdf": b"x"}
+    faces, skipped = split(kdef.read(source_of(tmp_path / "kdef.zip", files)))
+    cells = {(f.identity, f.pose, f.expression, f.frame) for f in faces}
+    assert len(faces) == len({f.key for f in faces}) == len(cells) == 70 * 5 * 7 * 2
+    assert skipped == {"averaged face": 1, "not an image": 1}
+    found = {f.key: (f.identity, f.pose, f.expression, f.sequence, f.frame) for f in faces}
+    assert found["AF31V.JPG"] == ("F31", "half_left", "sad", "AF31SA", 0)
+    assert found["AM31H.JPG"] == ("M31", "half_right", "surprised", "AM31SU", 0)
+    assert found["BF01ANS.JPG"] == ("F01", "front", "angry", "BF01AN", 1)
 
 
-def test_folders_label_a_tree_without_a_table(tmp_path):
-    files = {"set/ann/left/joy/img_012.JPG": b"1", "set/ann/left/joy/notes.txt": b"x", "left/joy/1.png": b"x"}
-    faces, skipped = split(labelled_tree.read(pack(tmp_path, "tar", files)))
-    assert faces == [Face("set/ann/left/joy/img_012.JPG", "ann", "left", "joy", "", 12, b"1")]
-    assert skipped == {"not an image": 1, "not in folders identity/pose/expression": 1}
+def test_rafd_is_complete_and_gaze_is_the_frame(tmp_path):
+    people = [f"{n:02d}_Caucasian_male" for n in range(1, 66)] + ["66_Moroccan_male", "73_Caucasian_female"]
+    files = {
+        f"Rafd{camera}_{person}_{expression}_{gaze}.jpg": b"x"
+        for camera, person, expression, gaze in product(rafd.POSES, people, rafd.EXPRESSIONS, rafd.GAZES)
+    }
+    faces, skipped = split(rafd.read(source_of(tmp_path / "rafd.tar", files | {"Rafd091_28.jpg": b"x"})))
+    cells = {(f.identity, f.pose, f.expression, f.frame) for f in faces}
+    assert len(faces) == len(cells) == 8040 and sum(skipped.values()) == 1
+    key = "Rafd045_66_Moroccan_male_contemptuous_left.jpg"
+    assert next(f for f in faces if f.key == key) == Face(
+        key,
+        "66",
+        "half_right",
+        "contemptuous",
+        "66_contemptuous",
+        1,
+        b"x",
+        attributes=("moroccan", "male", "gaze_left"),
+    )
+
+
+def ck_frames(person, sequence, count):
+    name = f"{person}_{sequence}"
+    return {f"{person}/{sequence}/{name}_{n:08d}.png": f"{name} {n}".encode() for n in range(1, count + 1)}
+
+
+CK_IMAGES = ck_frames("S005", "001", 5) | ck_frames("S005", "002", 4) | ck_frames("S010", "001", 3)
+CK_LABELS = {
+    "S005/001/S005_001_00000005_emotion.txt": b"   3.0000000e+00\n",
+    "S010/001/S010_001_00000003_emotion.txt": b"   7.0000000e+00\n",
+}
+
+
+@pytest.mark.parametrize("packing", ["unpacked", "zip"])
+def test_ck_plus_gives_the_neutral_first_frame_and_the_peak_of_labelled_sequences(tmp_path, packing):
+    ending = "" if packing == "unpacked" else ".zip"
+    tmp_path.joinpath("ck").mkdir()
+    for folder, files in {"cohn-kanade-images": CK_IMAGES, "Emotion": CK_LABELS, "Landmarks": {"a.txt": b"1"}}.items():
+        pack(
+            tmp_path / f"ck/{folder}{ending}", {f"{folder}/{name}" if ending else name: c for name, c in files.items()}
+        )
+    source = open_source(tmp_path / "ck")
+    faces, skipped = split(ck_plus.read(source))
+    assert [(f.key, f.identity, f.expression, f.sequence, f.frame, f.image_bytes) for f in faces] == [
+        ("S005_001_00000001.png", "S005", "neutral", "S005_001", 1, b"S005_001 1"),
+        ("S005_001_00000005.png", "S005", "disgust", "S005_001", 5, b"S005_001 5"),
+        ("S010_001_00000001.png", "S010", "neutral", "S010_001", 1, b"S010_001 1"),
+        ("S010_001_00000003.png", "S010", "surprise", "S010_001", 3, b"S010_001 3"),
+    ]
+    assert skipped == {"between neutral and peak": 4, "its sequence has no label": 4, "a label": 2, "not an image": 1}
+    more, _ = split(ck_plus.read(source, frames=3))
+    assert [(f.sequence, f.frame, f.expression) for f in more if f.expression != "neutral"] == [
+        ("S005_001", 3, "disgust"),
+        ("S005_001", 4, "disgust"),
+        ("S005_001", 5, "disgust"),
+        ("S010_001", 2, "surprise"),
+        ("S010_001", 3, "surprise"),
+    ]
+
+
+@pytest.mark.parametrize("label", [b"", b"8.0e+00", b"nan", b"3.5", b"happy", b"\xff"])
+def test_a_ck_plus_label_that_is_no_emotion_breaks_the_frames_of_its_sequence(tmp_path, label):
+    files = ck_frames("S005", "001", 5) | {"S005_001_00000005_emotion.txt": label}
+    assert [*broken(ck_plus.read(source_of(tmp_path / "ck", files)))] == [
+        "S005_001_00000001.png",
+        "S005_001_00000005.png",
+    ]
 
 
 def test_procedural_faces_are_a_complete_design_and_reproducible():
@@ -214,5 +202,37 @@ def test_procedural_faces_are_a_complete_design_and_reproducible():
     assert faces == made()
 
 
-def test_formats_are_the_three():
-    assert set(FORMATS) == {"cmu-faces", "labelled-tree", "procedural"}
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"procedural"}))
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_no_format_takes_a_file_that_is_not_its_own(tmp_path, name, packing):
+    source = source_of(
+        tmp_path / f"source.{packing}", {"notes.md": b"x", "list_attr_celeba.txt": b"1\nBald\n000001.jpg 1"}
+    )
+    faces, _ = split(FORMATS[name](source))
+    assert faces == [] and broken(FORMATS[name](source)) == {}
+
+
+def test_options_are_converted_and_checked(tmp_path):
+    source = source_of(tmp_path / "source", CMU)
+    assert len(split(read("cmu-faces", source, {"sunglasses": "keep"}))[0]) == 2
+    options = {"identities": "1", "size": "8", "expressions": "joy,sadness"}
+    assert {face.expression for face in read("procedural", None, options)} == {"joy", "sadness"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("cmu", {}, "no format 'cmu': did you mean cmu-faces?"),
+        ("cmu-faces", {"glasses": "keep"}, "cmu-faces has no option 'glasses': did you mean sunglasses?"),
+        ("cmu-faces", {"sunglasses": "maybe"}, "cannot take sunglasses=maybe: input should be 'drop' or 'keep'"),
+        ("ck-plus", {"frames": "0"}, "cannot take frames=0: input should be greater than or equal to 1"),
+        ("ck-plus", {"frames": "two"}, "cannot take frames=two: input should be a valid integer"),
+        ("jaffe", {"frames": "2"}, "jaffe has no option 'frames': it has none"),
+        ("procedural", {}, "makes its own faces and reads no source"),
+    ],
+)
+def test_a_wrong_request_is_explained(tmp_path, name, options, sentence):
+    with pytest.raises(ConfigurationError, match=sentence):
+        read(name, source_of(tmp_path / "source", CMU), options)
+    with pytest.raises(ConfigurationError, match="jaffe needs a source"):
+        read("jaffe", None, {})

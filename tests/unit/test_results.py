@@ -24,3 +24,9 @@ def test_a_row_is_the_mean_over_the_draws_with_its_standard_error():
 def test_a_single_draw_has_no_error():
     (row,) = table({"plain": "L."}, {"evaluate plain #0": record(base=50.0), "evaluate exp #0": record(base=1.0)})
     assert row.cell("base") == "50.0"
+
+
+def test_validation_and_test_rows_make_tables_of_their_own():
+    records = {"evaluate plain #0": record(base=50.0), "validate plain #0": record(base=60.0)}
+    means = [table({"plain": "L."}, records, measure)[0].means for measure in ("evaluate", "validate")]
+    assert means == [{"base": 50.0}, {"base": 60.0}]

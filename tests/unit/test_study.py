@@ -3,8 +3,9 @@
 import pytest
 
 from compgan_core.data.shards import Manifest
-from compgan_core.errors import DataError
+from compgan_core.errors import ConfigurationError, DataError
 from orchestrator.artifacts.artifacts import Artifacts
+from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
 from orchestrator.datasets import Dataset
 from orchestrator.study import study_of
@@ -13,13 +14,15 @@ from orchestrator.study import study_of
 def dataset(poses=("front", "left"), expressions=("joy", "neutral", "sad")):
     manifest = Manifest(
         name="faces", format="x", read=4, kept=4, quarantined=(), duplicates=(), excluded={}, identities=("a", "b"),
-        poses=poses, expressions=expressions, files=(), digest="d",
+        poses=poses, expressions=expressions, digest="d",
     )  # fmt: skip
-    return Dataset(fingerprint="0" * 20, manifest=manifest, faces_by_pose={}, faces_by_expression={})
+    counts = {"identity": {"a": 2, "b": 2}, "pose": {"left": 9}, "expression": dict.fromkeys(expressions, 9)}
+    return Dataset(fingerprint="0" * 20, manifest=manifest, counts=counts)
 
 
-def study(task="ER-FE", shots=5, seed=0, **overrides):
-    return study_of(dataset(), "tiny", task, shots, seed, {k.replace("__", "."): v for k, v in overrides.items()})
+def study(task="ER-FE", shots=5, seed=0, measure="evaluate", extras=True, **overrides):
+    values = {k.replace("__", "."): v for k, v in overrides.items()}
+    return study_of(dataset(), "tiny", task, shots, seed, values, measure=measure, extras=extras)
 
 
 def changed(a, b):
@@ -71,14 +74,72 @@ def test_zero_shot_shares_its_generators_with_few_shot():
     assert changed(study("ER-ZP"), study("ER-FP")) == {"synthesis"} | TUNED
 
 
-def test_the_seed_changes_everything():
+def test_the_seed_changes_everything_but_the_faces():
     a, b = study(seed=0), study(seed=1)
-    assert {s.fingerprint for s in a.stages}.isdisjoint(s.fingerprint for s in b.stages)
+    assert changed(a, b) == {stage.kind for stage in a.stages} - {"faces"}
+    assert "faces" in changed(study(seed=0, faces__max_expressions="2"), study(seed=1, faces__max_expressions="2"))
+
+
+def test_only_the_size_of_the_stored_faces_decides_the_tensor_cache():
+    assert "faces" not in changed(study(faces__size="16"), study())
+    assert "faces" in changed(study(faces__stored_size="40"), study())
+
+
+def test_the_tensor_cache_is_not_made_by_training_workers(artifacts):
+    plan = study().plan(artifacts)
+    assert set(plan.to_run) - set(plan.to_train) == {stage for stage in plan.to_run if stage.kind == "faces"}
 
 
 def test_comp_gan_and_both_generators_share_their_fine_tuning():
     stages = study(variants='["both","compgan"]').stages
     assert [s.kind for s in stages].count("finetune") == 1
+
+
+def test_measured_on_validation_rows_only_the_last_stages_differ():
+    test, validation = study(), study(measure="validate")
+    assert changed(test, validation) == {"evaluate"}
+    assert changed(validation, test) == {"validate"}
+    assert len(validation.stages) == len(test.stages)
+
+
+@pytest.mark.parametrize(
+    ("override", "argument"),
+    [({"shots": "2"}, "shots_per_category"), ({"shots_per": "category_x_expression"}, "shots_per")],
+)
+def test_the_shots_decide_the_validation_rows(override, argument):
+    def recipes(**settings):
+        stages = study(measure="validate", variants='["plain"]', **settings).stages
+        return [stage.recipe for stage in stages if stage.kind == "validate"]
+
+    (before,), (after,) = recipes(), recipes(**override)
+    assert {name for name in before if before[name] != after[name]} == {argument}
+    assert [recipe["draw"] for recipe in recipes(draws="3")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [({"variants": '["oracle"]'}, "'oracle' trains on"), ({"split__validation_fraction": "0"}, "set it above 0")],
+)
+def test_what_validation_cannot_tell_is_refused_before_anything_runs(override, sentence):
+    study(**override)
+    with pytest.raises(ConfigurationError, match=sentence):
+        study(measure="validate", **override)
+
+
+def test_without_extras_nothing_is_judged_or_drawn_and_only_what_results_need_is_left():
+    assert changed(study(), study(extras=False)) == {"quality", "pictures", "judge"}
+    bare = study(extras=False, variants='["plain","degraded"]')
+    assert {s.kind for s in study(extras=False).stages} - {s.kind for s in bare.stages} == {"compgan", "combine"}
+
+
+def test_without_an_image_added_every_variant_is_the_plain_one(artifacts):
+    none = study(extras=False, synth__count="0", synth__pool="0", variants='["plain","degraded","exp","compgan"]')
+    assert not [s for s in none.stages if s.kind == "synthesis"]
+    assert [s.name for s in none.stages if s.kind == "finetune"] == ["finetune plain #0"]
+    rows = {s.label: s.fingerprint for s in none.stages if s.kind == "evaluate"}
+    assert rows["plain #0"] == rows["degraded #0"] == rows["exp #0"] != rows["compgan #0"]
+    assert rows["plain #0"] in {s.fingerprint for s in study().stages}
+    assert [s.kind for s in none.plan(artifacts).to_run].count("evaluate") == 2
 
 
 def test_inputs_come_before_what_needs_them():
@@ -90,7 +151,7 @@ def test_inputs_come_before_what_needs_them():
 
 @pytest.fixture
 def artifacts(tmp_path):
-    return Artifacts(open_store(tmp_path / "store"), tmp_path / "cache")
+    return Artifacts(open_store(tmp_path / "store"), NodeCache(tmp_path / "cache"))
 
 
 def record(artifacts, tmp_path, stage):

@@ -1,88 +1,147 @@
-"""Any tree of pictures: with a table of labels at its top, or in folders `identity/pose/expression/`."""
+"""Any tree of pictures: with a table of labels, or in folders `identity/pose/expression/`.
+
+Terms: those of the pictures.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from compgan_core.data.face import Face, Skipped
-from compgan_core.data.importers import archives
+from compgan_core.data.face import Face, Partition, Skipped
+from compgan_core.data.importers.archives import TABLE_BYTES, Source
+from compgan_core.data.importers.names import PICTURES, printable, stray, suffix
 from compgan_core.errors import DataError
 
-TABLES = ("labels.csv", "labels.parquet")
-COLUMNS = ("file", "identity", "pose", "expression")
-SUFFIXES = {".jpg", ".jpeg", ".png", ".pgm", ".ppm", ".bmp", ".tif", ".tiff", ".webp"}
+_REQUIRED = ("file", "identity", "pose", "expression")
+_OPTIONAL = ("sequence", "frame", "partition")
+_DEFAULTS = {name: name for name in (*_REQUIRED, *_OPTIONAL)}
+_PARTITIONS: dict[str, Partition] = {
+    "": "",
+    "train": "train",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+_FRAME = re.compile(r"(\d{1,9})(\.0*)?", re.ASCII)  # pandas writes whole numbers as 3.0 if one of them is missing
 
 
-def read(source: Path) -> Iterator[Face | Skipped]:
-    """The faces of a directory or an archive.
+def read(
+    source: Source,
+    table: str = "",
+    file: str = "file",
+    identity: str = "identity",
+    pose: str = "pose",
+    expression: str = "expression",
+    sequence: str = "sequence",
+    frame: str = "frame",
+    partition: str = "partition",
+) -> Iterator[Face | Skipped]:
+    """The faces of a tree.
 
-    The table, labels.csv or labels.parquet, has the columns file (relative to the table), identity, pose, expression
-    and, if known, sequence and frame. Without a table, the three folders above a picture are its labels, and the
-    number at the end of its name is its frame.
+    table: the base name of a CSV or Parquet file; by default labels.csv or labels.parquet, if there is one. Without a
+        table, the three folders above a picture are its labels, and the number at the end of its name is its frame.
+    file: the column with the path of each picture, relative to the table.
+    identity, pose, expression: the columns with these labels; "" if there is none.
+    sequence, frame, partition: the same, and not missed if they are not there. A partition is train, validation (or
+        val), test, or empty.
     """
-    table = archives.find(source, TABLES)
-    if table is None:
-        yield from _by_folder(source)
-    else:
-        yield from _by_table(source, *table)
+    columns = dict(zip(_DEFAULTS, (file, identity, pose, expression, sequence, frame, partition), strict=True))
+    found = source.find(table) if table else source.find("labels.csv", "labels.parquet")
+    if found:
+        return _by_table(source, *found, columns)
+    if table or columns != _DEFAULTS:
+        raise DataError(
+            f"{source.name} holds no {table or 'labels.csv or labels.parquet'}: name the table of the labels"
+        )
+    return _by_folder(source)
 
 
-def _by_table(source: Path, name: str, content: bytes) -> Iterator[Face | Skipped]:
+def _by_table(source: Source, name: str, content: bytes, columns: Mapping[str, str]) -> Iterator[Face | Skipped]:
     root = PurePosixPath(name).parent
-    waiting: dict[str, dict[str, str]] = {}
-    for row in _rows(source, name, content):
-        key = str(PurePosixPath(row["file"]))
-        if key in waiting:
+    labels = _read_table(name, content, columns, source.name)
+    waiting: dict[str, int] = {}
+    for row, path in enumerate(labels["file"].to_pylist()):
+        key = str(PurePosixPath(path.replace("\\", "/")))
+        if waiting.setdefault(key, row) != row:
             yield Skipped(key, f"{name} lists it twice", broken=True)
-        waiting.setdefault(key, row)
-    for path, image in archives.files(source):
+    for path, image in source.files():
         key = path if root == PurePosixPath(".") else path.removeprefix(f"{root}/")
         if key in waiting:
             row = waiting.pop(key)
-            frame = row.get("frame") or "0"
-            if not frame.isdecimal():
-                raise DataError(f"{name} in {source} gives {key} the frame {frame!r}: write a whole number, or nothing")
-            sequence = row.get("sequence", "")
-            yield Face(key, row["identity"], row["pose"], row["expression"], sequence, int(frame), image)
+            yield _face(key, image, {column: labels[column][row].as_py() for column in labels.column_names})
         elif path != name:
             yield Skipped(key, f"not in {name}")
     for key in waiting:
         yield Skipped(key, f"{name} lists it, but it is not there", broken=True)
 
 
-def _rows(source: Path, name: str, content: bytes) -> list[dict[str, str]]:
-    """The table as text; empty where it has nothing."""
+def _face(key: str, image: bytes, row: dict[str, str]) -> Face | Skipped:
+    frame = _FRAME.fullmatch(row["frame"] or "0")
+    if frame is None:
+        return Skipped(key, f"its frame is {row['frame'][:20]!r}, not a whole number of up to nine digits", broken=True)
+    partition = _PARTITIONS.get(row["partition"].lower())
+    if partition is None:
+        return Skipped(key, f"its partition is {row['partition'][:20]!r}, not train, validation or test", broken=True)
+    labels = row["identity"], row["pose"], row["expression"], row["sequence"]
+    return Face(key, *labels, int(frame[1]), image, partition)
+
+
+def _read_table(name: str, content: bytes, columns: Mapping[str, str], source: str) -> pa.Table:
+    """Our columns, as text; empty where the table has nothing."""
     try:
-        if name.endswith(".csv"):
-            as_text = pa.csv.ConvertOptions(column_types=dict.fromkeys((*COLUMNS, "sequence", "frame"), pa.string()))
-            table = pa.csv.read_csv(io.BytesIO(content), convert_options=as_text)
-        else:
-            table = pq.read_table(io.BytesIO(content))
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{name} in {source} cannot be read ({error}): write it as plain CSV or Parquet") from None
-    if missing := [column for column in COLUMNS if column not in table.column_names]:
-        raise DataError(
-            f"{name} in {source} has no column {missing[0]}, only {', '.join(table.column_names)}: "
-            f"it needs {', '.join(COLUMNS)}, and may have sequence and frame"
-        )
-    return [{k: "" if v is None else str(v) for k, v in row.items()} for row in table.to_pylist()]
+        given = _read_csv(content, columns) if suffix(name) == ".csv" else _read_parquet(content)
+        given.validate(full=True)  # Parquet's readers do not look whether text is text
+        names = given.column_names
+        found = {ours: _text(given[theirs]) for ours, theirs in columns.items() if theirs in names}
+    except (pa.ArrowException, ValueError, KeyError, OSError) as error:
+        problem = printable(str(error).partition("\n")[0])
+        raise DataError(f"{name} in {source} cannot be read ({problem}): write it as plain CSV or Parquet") from None
+    for ours, theirs in columns.items():
+        if ours not in found and theirs and (ours in _REQUIRED or theirs != ours):
+            raise DataError(
+                f"{name} in {source} has no column {theirs}, only {printable(', '.join(names))}: "
+                f"give the option {ours} its name, or leave that empty if there is none"
+            )
+    empty = pa.array([""] * len(given), pa.string())
+    return pa.table({ours: found.get(ours, empty) for ours in columns}).combine_chunks()
 
 
-def _by_folder(source: Path) -> Iterator[Face | Skipped]:
-    for key, image in archives.files(source):
+def _read_csv(content: bytes, columns: Mapping[str, str]) -> pa.Table:
+    as_text = dict.fromkeys(columns.values(), pa.string())
+    return pa.csv.read_csv(io.BytesIO(content), convert_options=pa.csv.ConvertOptions(column_types=as_text))
+
+
+def _read_parquet(content: bytes) -> pa.Table:
+    file = pq.ParquetFile(io.BytesIO(content))
+    batches, size = [], 0
+    for batch in file.iter_batches(1024):
+        size += batch.nbytes
+        if size > TABLE_BYTES:
+            raise ValueError(f"it unpacks to more than {TABLE_BYTES >> 20} MiB")
+        batches.append(batch)
+    return pa.Table.from_batches(batches, file.schema_arrow)
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    return pc.fill_null(column.cast(pa.string()), "")
+
+
+def _by_folder(source: Source) -> Iterator[Face | Skipped]:
+    for key, image in source.files():
         path = PurePosixPath(key)
-        if path.suffix.lower() not in SUFFIXES:
-            yield Skipped(key, "not an image")
-        elif len(path.parts) < 4:
-            yield Skipped(key, "not in folders identity/pose/expression")
+        if suffix(key) not in PICTURES or len(path.parts) < 4:
+            yield stray(key, "in folders identity/pose/expression")
         else:
-            number = re.search(r"(\d{1,9})$", path.stem)
+            number = re.search(r"(\d{1,9})$", path.stem, re.ASCII)
             identity, pose, expression = path.parts[-4:-1]
             yield Face(key, identity, pose, expression, "", int(number[1]) if number else 0, image)

@@ -1,0 +1,79 @@
+"""The networks of a study: built for a data set, their first weights drawn by seed, or loaded from a stage's files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from compgan_core.compgan import CompGAN
+from compgan_core.data.labels import Labels
+from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.nets.gan import Discriminator, DiscriminatorRecipe, Generator, GeneratorRecipe, init_gan
+from compgan_core.nets.judge import Judge, JudgeNetRecipe
+from compgan_core.nets.lightcnn import LightCNNRecipe
+from compgan_core.randomness import seeded
+from compgan_core.training.runtime import load_state
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def face_classifier(recipe: LightCNNRecipe, size: int, labels: Labels, seed: int) -> FaceClassifier:
+    """F_cls for the vocabularies of `labels`, before any training."""
+    with seeded(seed, "init classifier"):
+        return FaceClassifier(recipe, size, *_classes(labels))
+
+
+def face_judge(recipe: JudgeNetRecipe, size: int, labels: Labels, seed: int) -> Judge:
+    """The judge, likewise."""
+    with seeded(seed, "init judge"):
+        return Judge(recipe, size, *_classes(labels))
+
+
+def comp_gan(recipe: GeneratorRecipe, seed: int) -> CompGAN:
+    """Both generators."""
+    with seeded(seed, "init generators"):
+        gan = CompGAN(Generator(recipe), Generator(recipe))
+        init_gan(gan)
+    return gan
+
+
+def discriminator(recipe: DiscriminatorRecipe, size: int, seed: int) -> Discriminator:
+    """D."""
+    with seeded(seed, "init discriminator"):
+        network = Discriminator(recipe, size)
+        init_gan(network)
+    return network
+
+
+def load(network: Network, path: Path, device: torch.device) -> Network:
+    """The network with the weights of a file, frozen, on the device."""
+    weights, _ = load_state(path)
+    network.load_state_dict(weights)
+    return network.to(device).requires_grad_(False).eval()
+
+
+def load_classifier(
+    directory: Path, recipe: LightCNNRecipe, size: int, labels: Labels, device: torch.device
+) -> FaceClassifier:
+    """F_cls as the stage `classifier` or `finetune` left it in `directory`."""
+    return load(face_classifier(recipe, size, labels, 0), directory / "classifier.safetensors", device)
+
+
+def load_judge(directory: Path, recipe: JudgeNetRecipe, size: int, labels: Labels, device: torch.device) -> Judge:
+    """The judge as its stage left it in `directory`."""
+    return load(face_judge(recipe, size, labels, 0), directory / "judge.safetensors", device)
+
+
+def load_gan(directory: Path, recipe: GeneratorRecipe, device: torch.device) -> CompGAN:
+    """Both generators as the stage `compgan` left them in `directory`."""
+    gan = comp_gan(recipe, 0)
+    load(gan.pose, directory / "pose.safetensors", device)
+    load(gan.exp, directory / "exp.safetensors", device)
+    return gan
+
+
+def _classes(labels: Labels) -> tuple[int, int, int]:
+    return len(labels.expressions), len(labels.poses), len(labels.identities)
