@@ -78,7 +78,8 @@ def test_a_submitted_job_makes_the_records_that_orch_would_have_made(trained: di
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
     ray, environment = Path(sys.executable).with_name("ray"), {**os.environ, "RAY_AUTH_MODE": "disabled"}
     environment |= {"PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-    ports = ["--port=26379", "--dashboard-port=28265"]
+    # The agent, which starts the jobs, has a port of its own that another Ray of this machine may have taken.
+    ports = ["--port=26379", "--dashboard-port=28265", "--dashboard-agent-listen-port=28266"]
     start = [ray, "start", "--head", *ports, "--num-cpus=2", f"--temp-dir={directory}", "--block"]
     head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -86,7 +87,7 @@ def test_a_submitted_job_makes_the_records_that_orch_would_have_made(trained: di
         options = small.options(bucket, **{"finetune.novel_share": "0.3"})
         entry = ["python", "jobs/train_compgan.py", *options, "--json"]
         submit = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
-        for _ in range(60):  # Ray's dashboard, and the agent that starts jobs, come up some time after `ray start`
+        for _ in range(20):  # Ray's dashboard, and the agent that starts jobs, come up some time after `ray start`
             done = subprocess.run(submit, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
             if not re.search("No available agent|Failed to connect|Connection refused", done.stderr):
                 break
