@@ -32,9 +32,9 @@ class SynthesisRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    count: int = Field(10, ge=0, le=1000)
+    count: int = Field(10, ge=0)
     """Faces used for each novel category (each category of the edited attribute where none is novel)."""
-    pool: int = Field(1000, ge=0, le=1000)
+    pool: int = Field(1000, ge=0)
     """Faces drawn for each category; every smaller count is a prefix."""
 
 

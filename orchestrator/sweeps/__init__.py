@@ -1,0 +1,1 @@
+"""Sweeps: many configurations of one study, which share what they have in common."""

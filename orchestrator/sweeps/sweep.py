@@ -1,0 +1,313 @@
+"""A sweep, top to bottom: what its trials share runs first and once, then the trials, then one look at the test rows.
+
+A trial is a configuration. It runs its seeds one after another, each a study whose last stages read validation rows.
+Stages have records, so a trial finds what another one, or an earlier command, has made. The ledger remembers trials.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, Literal
+
+from compgan_core.errors import ConfigurationError, did_you_mean
+from compgan_core.recipe import make_recipe
+from compgan_core.recognize import VARIANTS
+from orchestrator.artifacts.artifacts import Artifacts
+from orchestrator.datasets import Dataset, find_dataset
+from orchestrator.ingest import FACES, make_faces
+from orchestrator.results import COLUMNS
+from orchestrator.runtime.cluster import Workers
+from orchestrator.runtime.mailbox import Event
+from orchestrator.runtime.ray_train import run
+from orchestrator.runtime.ray_tune import Trials, numbered, run_trials
+from orchestrator.study import Measure, Stage, Study, Worker, study_of
+from orchestrator.sweeps.dimensions import Values, canonical
+from orchestrator.sweeps.ledger import Base, Ledger, SweepHead, TestTable, TrialRecord, trial_key
+from orchestrator.sweeps.space import COUNT, COUNTS, Space, parse
+from orchestrator.sweeps.trial import RunTrial, seed_result
+
+MAX_TRIES = 2
+"""Commands that may try a failed configuration."""
+
+OnEvent = Callable[[Event], object]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all trials of a command have in common. Picklable."""
+
+    head: SweepHead
+    dataset: Dataset
+    space: Space
+    seeds: tuple[int, ...]
+    probes: bool = False
+    """Whether trials are looked at while they train, for early stopping."""
+
+    def study(self, values: Mapping[str, str], seed: int, measure: Measure = "validate", extras: bool = False) -> Study:
+        """The study of one configuration and seed."""
+        base = self.head.base
+        overrides = {**base.overrides, **values}
+        return study_of(
+            self.dataset, base.preset, base.task, base.shots, seed, overrides, measure=measure, extras=extras
+        )
+
+    def score(self, record: TrialRecord) -> float:
+        """What configurations are compared by: the measure of the swept variant, over the seeds there are."""
+        variant = self.head.base.variants[-1]
+        return mean(result.metrics[variant][self.head.metric] for result in record.results)
+
+    @property
+    def baseline(self) -> Values:
+        return baseline_of(self.head)
+
+    def configurations(self, settings: Trials, samples: int) -> list[Values]:
+        """Those to run: a grid, or the baseline and `samples` others; for optuna, which finds its own, the baseline."""
+        if settings.search == "grid":
+            return self.space.grid()
+        drawn = [self.space.sample(settings.seed, i) for i in range(samples)] if settings.search == "random" else []
+        return [self.baseline, *(values for values in drawn if values != self.baseline)]
+
+
+def baseline_of(head: SweepHead) -> Values:
+    """The configuration that others are compared with: the recipe's own values, and no synthesized images."""
+    base = head.base
+    recipe = make_recipe(base.preset, base.task, overrides=base.overrides).model_dump(mode="json", by_alias=True)
+    return {field: "0" if field == COUNT else canonical(_value(recipe, field)) for field in head.fields}
+
+
+def make_sweep(
+    artifacts: Artifacts,
+    *,
+    data: str,
+    task: str,
+    preset: str,
+    shots: int,
+    overrides: Mapping[str, str],
+    variant: str,
+    metric: str,
+    over: Sequence[str],
+    named: str | None,
+    allow: bool,
+    seeds: int,
+    probes: bool,
+) -> Sweep:
+    """The sweep of a command, begun in the ledger if it is new. Whatever can be wrong with it is found here."""
+    if variant not in VARIANTS:
+        raise ConfigurationError(f"there is no variant {variant!r}: {did_you_mean(variant, list(VARIANTS))}")
+    space = parse(over, named, allow, preset=preset, task=task, settings=overrides)
+    variants = tuple(dict.fromkeys(("plain", variant)))
+    settings = {**overrides, "variants": '["' + '","'.join(variants) + '"]'}
+    if COUNT in space.fields:  # of one pool every count is a prefix, those of a wider command, too
+        settings.setdefault("synth.pool", str(COUNTS[-1]))
+    metric = metric or ("pooled" if task == "ER-SS" else "novel_only")
+    if metric not in COLUMNS:
+        raise ConfigurationError(f"no stage reports {metric!r}: {did_you_mean(metric, list(COLUMNS))}")
+    dataset = find_dataset(artifacts.store, data)
+    base = Base(
+        dataset=data,
+        dataset_fingerprint=dataset.fingerprint,
+        preset=preset,
+        task=task,
+        shots=shots,
+        overrides=settings,
+        variants=variants,
+    )
+    for values in space.corners():
+        study_of(dataset, preset, task, shots, 0, {**settings, **values}, measure="validate")
+    head = Ledger(artifacts.store).open(base, space.fields, metric)
+    return Sweep(head, dataset, space, tuple(range(seeds)), probes)
+
+
+class Plan:
+    """What a sweep would run, and what it shares. configurations: its own, or corners of a space that is searched."""
+
+    def __init__(self, sweep: Sweep, configurations: Sequence[Values], artifacts: Artifacts):
+        studies = [sweep.study(values, seed) for values in configurations for seed in sweep.seeds]
+        self.separate = sum(len(study.stages) for study in studies)
+        """Stage runs if every trial ran all that it needs."""
+        self.distinct = len({stage.fingerprint for study in studies for stage in study.stages})
+        needed: Counter[str] = Counter()
+        stages: dict[str, Stage] = {}
+        for study in studies:
+            to_run = {stage.fingerprint: stage for stage in study.plan(artifacts).to_run}
+            needed.update(to_run.keys())
+            stages = {**to_run, **stages}
+        self.to_run = stages
+        """The stages without a record, by fingerprint."""
+        shared = [stage for name, stage in stages.items() if needed[name] > 1]
+        if sweep.probes:  # which look with a judge
+            full = sweep.study(configurations[0], sweep.seeds[0], extras=True)
+            shared += [stage for stage in full.plan(artifacts).to_run if stage.kind == "judge"]
+        self.shared = [*_in_order(shared)]
+        """Those that several trials need, each after its inputs: they run before the trials, on all workers."""
+
+    def seconds(self, artifacts: Artifacts) -> float | None:
+        """An estimate for the stages to run, from records of their kinds; None where a kind was never recorded."""
+        past: dict[str, list[float]] = {}
+        for record in artifacts.records():
+            past.setdefault(record.stage, []).append(record.seconds)
+        if not all(stage.kind in past for stage in self.to_run.values()):
+            return None
+        return sum(median(past[stage.kind]) for stage in self.to_run.values())
+
+
+def run_shared(
+    sweep: Sweep, artifacts: Artifacts, settings: Trials, samples: int, workers: Workers, on_event: OnEvent
+) -> None:
+    """Run the stages that trials share. Ray must be initialised. on_event: called with the events of the workers.
+
+    samples: configurations of a random or optuna search.
+    """
+    todo = sweep.space.corners() if settings.search == "optuna" else _open(sweep, artifacts, settings, samples)
+    if todo:
+        run_stages(Plan(sweep, todo, artifacts).shared, sweep, artifacts, workers, on_event)
+
+
+def run_sweep(
+    sweep: Sweep,
+    artifacts: Artifacts,
+    settings: Trials,
+    samples: int,
+    workers: Workers,
+    logs: Path,
+    on_event: OnEvent,
+) -> None:
+    """Run the trials that have not run. Ray must be initialised.
+
+    samples: configurations of a random or optuna search. logs: where Tune keeps its own, and TensorBoard files.
+    on_event: called with the events of the trials, which name them.
+    """
+    ledger = Ledger(artifacts.store)
+    ledger.clear_stop(sweep.head.id)
+
+    def go(configurations: Sequence[Values], space: Mapping[str, Any], **more: Any) -> None:
+        body = RunTrial(sweep, artifacts, tuple(configurations), workers.checkpoint_every_s)
+        run_trials(
+            body,
+            space,
+            name=f"{sweep.head.id}-{settings.search}",
+            directory=logs,
+            settings=settings,
+            on_event=_Keeper(sweep, ledger, body, on_event),
+            should_stop=partial(ledger.stop_asked, sweep.head.id),
+            **more,
+        )
+
+    todo = _open(sweep, artifacts, settings, samples)
+    if todo:
+        go(todo, {"index": numbered(len(todo))})
+    if settings.search == "optuna":
+        done = [record for record in ledger.trials(sweep.head.id).values() if record.state == "finished"]
+        scored = [(sweep.space.config(record.values), sweep.score(record)) for record in done]
+        inside = [(config, score) for config, score in scored if config is not None]
+        if samples + 1 > len(done):
+            go((), sweep.space.tune(), samples=samples + 1 - len(done), known=inside)
+
+
+def read_test_rows(sweep: Sweep, artifacts: Artifacts, workers: Workers, on_stage: OnEvent) -> TestTable | None:
+    """Measure the chosen configuration, and the baseline, on the test rows. None if no trial has finished."""
+    ledger = Ledger(artifacts.store)
+    finished = [r for r in ledger.trials(sweep.head.id).values() if r.state == "finished" and not _is_open(sweep, r)]
+    if not finished:
+        return None
+    chosen = max(finished, key=sweep.score)
+    baseline = next((record for record in finished if record.values == sweep.baseline), None)
+    told = {"chosen": chosen} | ({"baseline": baseline} if baseline and baseline is not chosen else {})
+    studies = {title: [sweep.study(r.values, seed, "evaluate") for seed in sweep.seeds] for title, r in told.items()}
+    to_run = {s.fingerprint: s for all_ in studies.values() for study in all_ for s in study.plan(artifacts).to_run}
+    run_stages([*_in_order(to_run.values())], sweep, artifacts, workers, on_stage)
+    rows = {title: tuple(seed_result(study, artifacts, 0.0) for study in all_) for title, all_ in studies.items()}
+    table = TestTable(chosen=chosen.values, rows=rows)
+    ledger.put_test(sweep.head.id, table)
+    return table
+
+
+def run_stages(
+    stages: Sequence[Stage], sweep: Sweep, artifacts: Artifacts, workers: Workers, on_event: OnEvent
+) -> None:
+    """Run stages on Ray Train workers; the tensor caches among them before, on every core."""
+    for stage in stages:
+        if stage.kind == FACES:
+            make_faces(artifacts, sweep.dataset.fingerprint, stage.recipe)
+    training = tuple(stage for stage in stages if stage.kind != FACES)
+    if training:
+        name = f"sweep-{sweep.head.id}-{training[-1].fingerprint[:8]}"
+        run(Worker(training, artifacts), name=name, workers=workers, store=artifacts.store, on_event=on_event)
+
+
+def stage_seconds(artifacts: Artifacts, trials: Iterable[TrialRecord]) -> dict[str, float]:
+    """What each stage of the trials took to make, by fingerprint."""
+    kinds = {name: stage.split()[0] for r in trials for s in r.results for stage, name in s.stages.items()}
+    with ThreadPoolExecutor(8) as pool:
+        records = pool.map(lambda item: artifacts.record(item[1], item[0]), kinds.items())
+    return {record.fingerprint: record.seconds for record in records if record}
+
+
+class _Keeper:
+    """Passes events on, and records the trials that cannot do so themselves: those that were stopped, or crashed."""
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, body: RunTrial, pass_on: OnEvent):
+        self.sweep, self.ledger, self.body, self.pass_on = sweep, ledger, body, pass_on
+        self.probes: dict[str, list[dict[str, float]]] = {}
+
+    def __call__(self, event: Event) -> None:
+        self.pass_on(event)
+        if event["kind"] == "probe":
+            self.probes.setdefault(event["trial"], []).append(event["probe"])
+        elif event["kind"] == "trial" and event["state"] in ("stopped", "crashed"):
+            state: Literal["stopped", "failed"] = "stopped" if event["state"] == "stopped" else "failed"
+            values = self.body.values(event["config"])
+            before = self.ledger.trial(self.sweep.head.id, key := trial_key(self.sweep.head.id, values))
+            record = TrialRecord(
+                key=key,
+                values=dict(values),
+                state=state,
+                results=before.results if before else (),
+                failure=event["message"],
+                probes=tuple(self.probes.get(event["trial"], ())),
+                tries=before.tries + 1 if before else 1,
+                seconds=0.0,
+            )
+            self.ledger.put_trial(self.sweep.head.id, record)
+
+
+def _open(sweep: Sweep, artifacts: Artifacts, settings: Trials, samples: int) -> list[Values]:
+    """The configurations that a command names and that still have something to run."""
+    known = Ledger(artifacts.store).trials(sweep.head.id)
+    wanted = sweep.configurations(settings, samples)
+    return [values for values in wanted if _is_open(sweep, known.get(trial_key(sweep.head.id, values)))]
+
+
+def _is_open(sweep: Sweep, record: TrialRecord | None) -> bool:
+    """Whether a configuration still has something to run."""
+    if record is None:
+        return True
+    if record.state == "failed":
+        return record.tries < MAX_TRIES
+    return record.state == "finished" and not {r.seed for r in record.results} >= set(sweep.seeds)
+
+
+def _in_order(stages: Iterable[Stage]) -> Iterator[Stage]:
+    """Each stage after those of its inputs that are among them."""
+    waiting = {stage.fingerprint: stage for stage in stages}
+
+    def before(stage: Stage) -> Iterator[Stage]:
+        for needed in stage.stage_inputs():
+            if needed.fingerprint in waiting:
+                yield from before(waiting.pop(needed.fingerprint))
+        yield stage
+
+    while waiting:
+        yield from before(waiting.pop(next(iter(waiting))))
+
+
+def _value(recipe: Any, field: str) -> Any:
+    for name in field.split("."):
+        recipe = recipe[name]
+    return recipe
