@@ -15,6 +15,7 @@ from orchestrator.store_server import StoreServer
 # Before NumPy and torch load: many workers on few cores lose time to threads that wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("COMPGAN_DASHBOARD", "0")  # ten processes, which nobody looks at
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -199,7 +201,7 @@ def _report(printer: Printer, artifacts: Artifacts, sweep: str, directory: Path)
         for variant in head.base.variants:
             scores = [result.metrics[variant][head.metric] for result in results]
             printer.note(f"test rows, {title}, {variant}: {head.metric} {sum(scores) / len(scores):.1f}")
-    command = f"orch sweep --data {head.base.dataset} --task {head.base.task} --preset {head.base.preset}"
+    command = shlex.join(["orch", *sys.argv[1:]])
     paths = write_report(directory / sweep, head, trials, test, seconds, baseline=baseline_of(head), command=command)
     printer.note(f"report: {directory / sweep / 'index.html'}")
     printer.facts({"sweep": sweep, "leaderboard": [line.model_dump() for line in lines], "report": paths})

@@ -51,7 +51,9 @@ def start_ray(
 ) -> None:
     """Connect to the cluster at `address` or RAY_ADDRESS, or start Ray on this machine. Does nothing if connected.
 
-    num_cpus, dashboard and temp_dir are for a Ray that is started here. Raises CapacityError if there is no cluster.
+    num_cpus, dashboard (never if COMPGAN_DASHBOARD is 0) and temp_dir are for a Ray that is started here.
+
+    Raises CapacityError if there is no cluster.
     """
     if ray.is_initialized():
         return
@@ -62,7 +64,7 @@ def start_ray(
     if address == "local":
         options |= {
             "num_cpus": num_cpus,
-            "include_dashboard": dashboard,
+            "include_dashboard": dashboard and os.environ.get("COMPGAN_DASHBOARD") != "0",
             "object_store_memory": 200 * MIB,  # Train puts nothing large into it
             "_temp_dir": temp_dir,
         }

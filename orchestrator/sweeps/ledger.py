@@ -2,7 +2,7 @@
 
     sweeps/<id>/sweep.json          create-only: what all trials have in common
     sweeps/<id>/trials/<key>.json   a trial that has ended; replaced when it ran again or over more seeds
-    sweeps/<id>/test.json           the one reading of the test rows
+    sweeps/<id>/test.json           the last reading of the test rows, and how many there were
     sweeps/<id>/stop.json           somebody asked the sweep to stop
 
 A sweep's id does not depend on the values, seeds and search that were asked for, so a wider command extends it.
@@ -87,6 +87,8 @@ class TestTable(_Entry):
     chosen: dict[str, str]
     rows: dict[str, tuple[SeedResult, ...]]
     """Title -> the results of its seeds."""
+    readings: int = 1
+    """How often the test rows were read: again when a wider command chose again."""
 
 
 class Ledger:

@@ -79,11 +79,14 @@ def test_a_configuration_that_diverges_ends_itself_and_nothing_else(bucket: str,
     assert states["1e+30"]["state"] == "failed" and "before the update" in states["1e+30"]["failure"]
 
 
-def test_a_sweep_whose_driver_and_whose_trial_are_killed_ends_as_if_nothing_had_been(
-    bucket: str, tmp_path: Path
+def test_a_sweep_that_is_killed_with_all_its_trials_ends_as_if_nothing_had_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed while its trials train Comp-GANs of their own; what was recorded is not made again."""
-    line = command(bucket, tmp_path, "mu.con=10,40", **{"compgan.schedule.steps": "120"})
+    monkeypatch.setenv("COMPGAN_CACHE", str(tmp_path / "cache"))
+    bucket = str(tmp_path / "store")
+    small.import_faces(bucket, tmp_path / "cache")
+    line = command(bucket, tmp_path, "mu.con=10,40", **{"compgan.schedule.steps": "90"})
     quick = [small.ORCH, *line, "--checkpoint-every", "0.5"]
     child = subprocess.Popen(quick, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     store = open_store(bucket)
@@ -98,9 +101,7 @@ def test_a_sweep_whose_driver_and_whose_trial_are_killed_ends_as_if_nothing_had_
     assert recorded.items() <= after.items()
     undisturbed = f"{bucket}-undisturbed"
     small.import_faces(undisturbed, tmp_path / "cache")
-    alone = small.facts(
-        small.orch(*command(undisturbed, tmp_path, "mu.con=10,40", **{"compgan.schedule.steps": "120"}))
-    )
+    alone = small.facts(small.orch(*command(undisturbed, tmp_path, "mu.con=10,40", **{"compgan.schedule.steps": "90"})))
     assert scores(resumed) == scores(alone)
 
 

@@ -13,7 +13,17 @@ from orchestrator.cli import app
 
 HEAVY = ("torch", "ray", "deepspeed", "pyarrow", "numpy", "boto3", "s3fs", "rich", "matplotlib")
 DATA = ("import", "prepare", "synth", "show", "split", "verify", "ls", "rm")
-HELP = [[], ["train"], ["plan"], ["demo"], ["doctor"], ["store", "serve"], *(["data", name] for name in DATA)]
+HELP = [
+    [],
+    ["sweep"],
+    ["sweep", "show"],
+    ["train"],
+    ["plan"],
+    ["demo"],
+    ["doctor"],
+    ["store", "serve"],
+    *(["data", name] for name in DATA),
+]
 
 
 class Orch:

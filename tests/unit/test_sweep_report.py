@@ -62,7 +62,7 @@ def write(directory, trials, fields=("synth.count",), test=None, seconds=None, *
 
 def test_a_sweep_over_the_count_becomes_two_tables_two_pictures_and_a_page(tmp_path):
     table = TestTable(
-        chosen={"synth.count": "1000"}, rows={"the chosen": (result(0, 41.0),), "the baseline": (result(0, 38.5),)}
+        chosen={"synth.count": "1000"}, rows={"chosen": (result(0, 41.0),), "baseline": (result(0, 38.5),)}
     )
     page, names = write(
         tmp_path, counts(), test=table, seconds={"00": 7200.0}, baseline={"synth.count": "0"}, command="orch sweep"
@@ -70,7 +70,7 @@ def test_a_sweep_over_the_count_becomes_two_tables_two_pictures_and_a_page(tmp_p
     assert names == {"index.html", "leaderboard.csv", "leaderboard.json", "leaderboard.png", "accuracy_by_count.png"}
     assert Image.open(tmp_path / "accuracy_by_count.png").size == (1200, 672)
     for said in (
-        "read once, at the end, for the chosen and the baseline",
+        "read once, at the end, for the chosen and the baseline configuration",
         "+2.5 points",
         "33.0",
         "2\N{NO-BREAK SPACE}h",
