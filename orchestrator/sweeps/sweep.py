@@ -186,14 +186,14 @@ def run_sweep(
     ledger = Ledger(artifacts.store)
     ledger.clear_stop(sweep.head.id)
 
-    def go(configurations: Sequence[Values], space: Mapping[str, Any], **more: Any) -> None:
+    def go(configurations: Sequence[Values], space: Mapping[str, Any], how: Trials, **more: Any) -> None:
         body = RunTrial(sweep, artifacts, tuple(configurations), workers.checkpoint_every_s)
         run_trials(
             body,
             space,
-            name=f"{sweep.head.id}-{settings.search}",
+            name=f"{sweep.head.id}-{how.search}",
             directory=logs,
-            settings=settings,
+            settings=how,
             on_event=_Keeper(sweep, ledger, body, on_event),
             should_stop=partial(ledger.stop_asked, sweep.head.id),
             **more,
@@ -201,13 +201,13 @@ def run_sweep(
 
     todo = _open(sweep, artifacts, settings, samples)
     if todo:
-        go(todo, {"index": numbered(len(todo))})
+        go(todo, {"index": numbered(len(todo))}, settings.model_copy(update={"search": "grid"}))
     if settings.search == "optuna":
         done = [record for record in ledger.trials(sweep.head.id).values() if record.state == "finished"]
         scored = [(sweep.space.config(record.values), sweep.score(record)) for record in done]
         inside = [(config, score) for config, score in scored if config is not None]
         if samples + 1 > len(done):
-            go((), sweep.space.tune(), samples=samples + 1 - len(done), known=inside)
+            go((), sweep.space.tune(), settings, samples=samples + 1 - len(done), known=inside)
 
 
 def read_test_rows(sweep: Sweep, artifacts: Artifacts, workers: Workers, on_stage: OnEvent) -> TestTable | None:
