@@ -105,6 +105,12 @@ def test_a_sweep_that_is_killed_with_all_its_trials_ends_as_if_nothing_had_been(
     assert scores(resumed) == scores(alone)
 
 
+def test_optuna_searches_after_the_baseline_and_asha_looks_on(bucket: str, tmp_path: Path) -> None:
+    search = ["--search", "optuna", "--scheduler", "asha", "--trials", "1"]
+    facts = small.facts(small.orch(*command(bucket, tmp_path, "mu.con=log:20:80"), *search))
+    assert len(facts["leaderboard"]) == 2 and {"mu.con": "40"} in [line["values"] for line in facts["leaderboard"]]
+
+
 @pytest.mark.parametrize(
     ("over", "more", "sentence"),
     [
