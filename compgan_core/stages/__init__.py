@@ -1,0 +1,25 @@
+"""The stages of a study, each a function of directories and of exactly the settings that decide its result.
+
+A stage reads the directories of its inputs, computes on whatever Runtime it is given (every worker calls it), writes
+its files on rank 0 into `out`, and returns the metrics of its record. Its keyword arguments are its identity: whoever
+runs it hashes them, so it cannot use a setting that is not accounted for.
+"""
+
+from compgan_core.stages.generation import compgan, judge, pictures, quality, synthesis
+from compgan_core.stages.inputs import split
+from compgan_core.stages.recognition import classifier, combine, evaluate, finetune, pretrain, validate
+
+__all__ = [
+    "classifier",
+    "combine",
+    "compgan",
+    "evaluate",
+    "finetune",
+    "judge",
+    "pictures",
+    "pretrain",
+    "quality",
+    "split",
+    "synthesis",
+    "validate",
+]

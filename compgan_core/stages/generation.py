@@ -1,0 +1,132 @@
+"""Training generators, the faces they make, and how well they make them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from compgan_core import networks, synthesize
+from compgan_core import quality as quality_of
+from compgan_core.data.cache import Faces, write_cache
+from compgan_core.data.shots import ShotsPer, shots
+from compgan_core.data.tuples import TupleSampler
+from compgan_core.losses import Weights
+from compgan_core.nets.gan import GeneratorRecipe
+from compgan_core.nets.lightcnn import LightCNNRecipe
+from compgan_core.pictures import loss_curves
+from compgan_core.recipe import JudgeRecipe
+from compgan_core.stages.inputs import Inputs, Metrics, open_data, write_result
+from compgan_core.training import classifier as supervised
+from compgan_core.training import gan as gan_training
+from compgan_core.training.gan import CompGANRecipe
+from compgan_core.training.runtime import Runtime
+
+
+def compgan(
+    inputs: Inputs,
+    out: Path,
+    runtime: Runtime,
+    *,
+    network: LightCNNRecipe,
+    size: int,
+    compgan: CompGANRecipe,
+    lambda_: Weights,
+    mu: Weights,
+    seed: int,
+) -> Metrics:
+    """G(Pose), G(Exp) and D on D_base, F_cls frozen. Inputs: faces, split, classifier."""
+    data, roles = open_data(inputs)
+    f_cls = networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device)
+    gan = networks.comp_gan(compgan.generator, seed).to(runtime.device)
+    discriminator = networks.discriminator(compgan.discriminator, size, seed).to(runtime.device)
+    sampler = TupleSampler(data.labels, roles.base_train, seed, compgan.reference_mismatch)
+    tuples = gan_training.tuples_of(data, sampler, size, seed, runtime.device)
+    history = gan_training.train(
+        runtime, gan, discriminator, f_cls, tuples, compgan, lambda_, mu, len(roles.base_train)
+    )
+    write_result(runtime, out, history, pose=gan.pose, exp=gan.exp, discriminator=discriminator)
+    return {"tuples": sampler.count, **history[-1]}
+
+
+def judge(inputs: Inputs, out: Path, runtime: Runtime, *, judge: JudgeRecipe, size: int, seed: int) -> Metrics:
+    """The judge, on nine tenths of all rows, degraded; it supervises nobody. Input: faces."""
+    data = Faces.open(inputs["faces"])
+    model = networks.face_judge(judge.network, size, data.labels, seed).to(runtime.device)
+    rows, held_out = quality_of.judge_rows(len(data.labels), seed)
+    source = supervised.epochs_of(data, rows, size, seed + 1, runtime.device)
+    history = supervised.train(runtime, model, source, judge.training, len(rows), seed + 1)
+    write_result(runtime, out, history, judge=model)
+    return quality_of.ceiling(model, data, held_out, size, runtime.device)
+
+
+def quality(
+    inputs: Inputs,
+    out: Path,
+    runtime: Runtime,
+    *,
+    network: LightCNNRecipe,
+    size: int,
+    generator: GeneratorRecipe,
+    judge: JudgeRecipe,
+    seed: int,
+) -> Metrics:
+    """What the judge and F_cls read in edits of base training faces, and their distance to the truth.
+
+    Inputs: faces, split, classifier, compgan, judge.
+    """
+    data, roles = open_data(inputs)
+    gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
+    readers = {
+        "judge": networks.load_judge(inputs["judge"], judge.network, size, data.labels, runtime.device),
+        "f_cls": networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device),
+    }
+    sampler = TupleSampler(data.labels, roles.base_train, seed + 1, 0.0)
+    tuples = gan_training.tuples_of(data, sampler, size, seed + 1, runtime.device)
+    return quality_of.edits(runtime, gan, readers, tuples, judge.edits)
+
+
+def synthesis(
+    inputs: Inputs,
+    out: Path,
+    runtime: Runtime,
+    *,
+    kind: synthesize.Kind,
+    generator: GeneratorRecipe | None,
+    size: int,
+    shots_per_category: int,
+    shots_per: ShotsPer,
+    draw: int,
+    pool: int,
+    seed: int,
+) -> Metrics:
+    """A pool of faces of one kind for each category. Inputs: faces, split, compgan."""
+    data, roles = open_data(inputs)
+    drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
+    edits = synthesize.plan_edits(kind, data.labels, roles, drawn, pool, seed, draw)
+    gan = networks.load_gan(inputs["compgan"], generator, runtime.device) if generator else None
+    images = synthesize.synthesize(runtime, kind, gan, data, edits, size, seed)
+    if runtime.rank == 0:
+        write_cache(images, edits.labels, out)
+    return {"faces": len(images)}
+
+
+def pictures(
+    inputs: Inputs, out: Path, runtime: Runtime, *, size: int, generator: GeneratorRecipe, rows: int, seed: int
+) -> Metrics:
+    """The grid of edited faces and the loss curves.
+
+    Inputs: faces, split, compgan, and every other stage that has a history.
+    """
+    if runtime.rank == 0:
+        data, roles = open_data(inputs)
+        gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
+        sampler = TupleSampler(data.labels, roles.base_train, seed + 2, 0.0)
+        numbers = np.arange(rows)
+        tuples = gan_training.tuples_of(data, sampler, size, seed + 2, runtime.device)
+        quality_of.draw_grid(gan, tuples(numbers), sampler.batch(0, rows), data.labels, out / "faces.png")
+        histories = {name: path / "history.json" for name, path in inputs.items()}
+        read = {name: json.loads(path.read_text()) for name, path in histories.items() if path.exists()}
+        loss_curves(read, out / "curves.png")
+    return {}
