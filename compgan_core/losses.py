@@ -83,6 +83,11 @@ def generator_adversarial_loss(fake_logits: Tensor) -> Tensor:
     return F.softplus(-fake_logits.float()).mean() * fake_logits.shape[0]
 
 
+def real_loss(logits: Tensor) -> Tensor:
+    """-log D, mean over logits of any shape: how little a discriminator takes these for real."""
+    return F.softplus(-logits.float()).mean()
+
+
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Eq. (11) for D: -log D(real) - log(1 - D(fake)), means over all faces of any shape."""
     return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()

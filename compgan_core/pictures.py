@@ -52,10 +52,10 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
     figure = Figure(figsize=(11, 3.2 * rows), layout="constrained")
     for i, (title, history) in enumerate(histories.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
-        steps = [row["step"] for row in history]
-        for name in history[0]:
+        for name in history[-1]:
+            steps = [row["step"] for row in history if name in row]
             if name != "step" and not name.startswith("grad_norm") and not name.endswith("accuracy"):
-                axes.plot(steps, [row[name] for row in history], label=name, linewidth=1.2)
+                axes.plot(steps, [row[name] for row in history if name in row], label=name, linewidth=1.2)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.set_yscale("log")

@@ -39,6 +39,11 @@ def uniform(seed: int, purpose: str, samples: Tensor, n: int) -> Tensor:
     return (bits >> 40 & 0xFF_FFFF).to(torch.float32) / float(1 << 24)
 
 
+def normal(seed: int, purpose: str, samples: Tensor, n: int) -> Tensor:
+    """`n` numbers from N(0, 1) for each global sample number: as `uniform`, through the inverse of the normal CDF."""
+    return torch.special.ndtri(uniform(seed, purpose, samples, n) + 2.0**-25)
+
+
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
     """Torch's own initialisers draw from a stream that belongs to (seed, purpose); the global state is put back."""

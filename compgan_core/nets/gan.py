@@ -80,9 +80,10 @@ class Discriminator(nn.Module):
         super().__init__()
         widths = [min(recipe.width << i, recipe.max_width) for i in range(recipe.downs)]
         self.trunk = nn.Sequential(*(_conv(a, b) for a, b in zip([3, *widths], widths, strict=False)))
+        self.n_features = widths[-1] * (size >> recipe.downs) ** 2
         self.head = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(widths[-1] * (size >> recipe.downs) ** 2, recipe.hidden),
+            nn.Linear(self.n_features, recipe.hidden),
             nn.LeakyReLU(0.2),
             nn.Linear(recipe.hidden, 1),
         )

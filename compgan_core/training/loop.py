@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compgan_core.errors import ConfigurationError, DivergenceError
-from compgan_core.training.optim import ScheduleRecipe
+from compgan_core.training.optim import Schedule
 from compgan_core.training.runtime import Engine, Runtime, load_state, save_state, sub_state
 
 STATE_FILE = "state.safetensors"
@@ -30,7 +30,7 @@ class Update(NamedTuple):
     metrics: dict[str, Tensor]
     """Detached scalars, means over this worker's share of the batch."""
     gradients: dict[str, list[Tensor]]
-    """By engine."""
+    """By engine; one that is absent keeps its weights."""
 
 
 class Trainee(NamedTuple):
@@ -44,32 +44,38 @@ def fit(
     runtime: Runtime,
     trainees: Mapping[str, Trainee],
     update: Callable[[int], Update],
-    schedule: ScheduleRecipe,
+    schedule: Schedule,
     steps: int,
     images_per_step: int,
     after_step: Callable[[int], object] = lambda step: None,
+    moving: Callable[[Mapping[str, float]], Collection[str]] | None = None,
 ) -> list[dict[str, float]]:
     """Train for `steps` updates; returns the history, a row of mean metrics about every half percent of the way.
 
+    A row holds the newest value of each metric, which an update need not give every time.
+
     after_step: called on every worker with the number of steps made, once what is due is saved.
+    moving: means over the workers -> the networks that take this step's gradients; all of them by default.
 
     Raises DivergenceError before the update when a metric or a gradient norm is not finite on any worker.
     """
-    step, history = _restore(runtime, trainees)
+    step, history, newest = _restore(runtime, trainees)
     log_every = max(1, steps // 200)
     rate = _Rate(images_per_step)
     while step < steps:
         metrics, gradients = update(step)
         means, save = _agree(runtime, step, metrics, gradients)
+        allowed = gradients if moving is None else moving(means)
         for name, (engine, lr) in trainees.items():
-            engine.step(gradients[name], lr * schedule.factor(step, steps))
-        step += 1
+            if name in gradients and name in allowed:
+                engine.step(gradients[name], lr * schedule.factor(step, steps))
+        step, newest = step + 1, newest | means
         if step % log_every == 0 or step == steps:
-            history.append({"step": step, **means})
+            history.append({"step": step, **newest})
         if runtime.rank == 0:
-            runtime.report(step, steps, {**means, "images_per_s": rate.after(1)})
+            runtime.report(step, steps, {**newest, "images_per_s": rate.after(1)})
         if save and step < steps:
-            _save(runtime, trainees, step, history)
+            _save(runtime, trainees, step, history, newest)
         after_step(step)
     return history
 
@@ -131,23 +137,29 @@ def _agree(
     return means, bool(table[0, -1])
 
 
-def _save(runtime: Runtime, trainees: Mapping[str, Trainee], step: int, history: list[dict[str, float]]) -> None:
+def _save(
+    runtime: Runtime,
+    trainees: Mapping[str, Trainee],
+    step: int,
+    history: list[dict[str, float]],
+    newest: Mapping[str, float],
+) -> None:
     state = {f"{name}/{key}": t for name, (engine, _) in trainees.items() for key, t in engine.state().items()}
 
     def write(directory: Path) -> None:
-        save_state(directory / STATE_FILE, state, step=step, history=history)
+        save_state(directory / STATE_FILE, state, step=step, history=history, newest=newest)
 
     runtime.save_checkpoint(step, write)
 
 
-def _restore(runtime: Runtime, trainees: Mapping[str, Trainee]) -> tuple[int, list[dict[str, float]]]:
+def _restore(runtime: Runtime, trainees: Mapping[str, Trainee]) -> tuple[int, list[dict[str, float]], dict[str, float]]:
     with runtime.latest_checkpoint() as directory:
         if directory is None:
-            return 0, []
+            return 0, [], {}
         state, facts = load_state(directory / STATE_FILE)
     for name, (engine, _) in trainees.items():
         engine.load_state(sub_state(state, f"{name}/"))
-    return facts["step"], facts["history"]
+    return facts["step"], facts["history"], facts["newest"]
 
 
 class _Rate:

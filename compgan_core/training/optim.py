@@ -17,7 +17,7 @@ class OptimizerRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["sgd", "adam"] = "sgd"
+    name: Literal["sgd", "adam", "rmsprop"] = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     """Of SGD."""
@@ -31,7 +31,7 @@ class OptimizerRecipe(BaseModel):
     """Clip the 2-norm of the averaged gradient; 0 does not."""
 
 
-class ScheduleRecipe(BaseModel):
+class Schedule(BaseModel):
     """How long to train, in what batches, and how the rate falls."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,9 +40,7 @@ class ScheduleRecipe(BaseModel):
     steps: int | None = None
     """Updates; overrides epochs."""
     batch: int = Field(64, gt=0)
-    """Over all workers. Images, or tuples for Comp-GAN."""
-    micro_batch: int = Field(64, gt=0)
-    """What one worker holds on its device at a time; gradients accumulate up to the batch."""
+    """Over all workers. Images, or tuples for Comp-GAN and its rivals."""
     hold: float = Field(0.6, ge=0, le=1)
     """Share of the training at the full rate; then linearly to zero (Sec. 5.2: epoch 30 of 50)."""
 
@@ -54,6 +52,13 @@ class ScheduleRecipe(BaseModel):
         """The rate at an update, as a share of the base rate."""
         done = step / steps
         return 1.0 if done < self.hold or self.hold >= 1 else (1 - done) / (1 - self.hold)
+
+
+class ScheduleRecipe(Schedule):
+    """And what a worker holds at a time."""
+
+    micro_batch: int = Field(64, gt=0)
+    """What one worker holds on its device at a time; gradients accumulate up to the batch."""
 
 
 def build(module: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
@@ -70,4 +75,6 @@ def build(module: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     if recipe.name == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+    if recipe.name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=recipe.lr, alpha=0.9)
     return torch.optim.Adam(groups, lr=recipe.lr, betas=recipe.betas)

@@ -126,3 +126,27 @@ def test_states_survive_a_file_with_their_facts(tmp_path):
     tensors, facts = load_state(tmp_path / "a.safetensors")
     assert tensors["x"].tolist() == [0, 1, 2]
     assert facts == {"step": 7}
+
+
+def test_a_network_without_gradients_or_leave_to_move_stays_and_its_last_metrics_stay_in_the_history():
+    nets = {name: nn.Linear(1, 1) for name in ("often", "seldom", "never")}
+    before = {name: net.weight.item() for name, net in nets.items()}
+    runtime, moves = Local(), []
+
+    def update(step):
+        names = ("often", "seldom", "never") if step == 0 else ("often", "never")
+        losses = {name: nets[name](torch.ones(1, 1)).sum() + step for name in names}
+        grads = {name: list(torch.autograd.grad(loss, trainable(nets[name]))) for name, loss in losses.items()}
+        return Update({name: loss.detach() for name, loss in losses.items()}, grads)
+
+    def moving(means):
+        moves.append(means["often"])
+        return ("often", "seldom")
+
+    recipe = OptimizerRecipe(name="sgd", lr=0.5, momentum=0.0)
+    trainees = {name: Trainee(runtime.engine(net, build(net, recipe), 0), 0.5) for name, net in nets.items()}
+    history = fit(runtime, trainees, update, ScheduleRecipe(hold=1), 3, 1, moving=moving)
+    moved = {name: before[name] - net.weight.item() for name, net in nets.items()}
+    assert moved == pytest.approx({"often": 1.5, "seldom": 0.5, "never": 0}, abs=1e-6)
+    assert moves == [row["often"] for row in history]
+    assert {row["seldom"] for row in history} == {history[0]["seldom"]}
