@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ from orchestrator.store_server import StoreServer
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("COMPGAN_DASHBOARD", "0")  # ten processes, which nobody looks at
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for every Ray of these tests, and not into the home directory
+os.environ["RAY_AUTH_MODE"] = "token"
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from compgan_core.errors import CompganError
-from orchestrator.cli import data, demo, doctor, store, sweep, train
+from orchestrator.cli import cluster, data, demo, doctor, store, sweep, train
 
 app = typer.Typer(
     help="Train Comp-GAN on labelled faces in a bucket, on a Ray cluster of any size.",
@@ -31,6 +31,7 @@ app.command()(demo.demo)
 app.add_typer(data.app, name="data")
 app.add_typer(sweep.app, name="sweep")
 app.add_typer(store.app, name="store")
+app.add_typer(cluster.app, name="cluster")
 app.command()(doctor.doctor)
 
 

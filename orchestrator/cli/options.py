@@ -34,6 +34,10 @@ Preset = Annotated[
     typer.Option("--preset", help="Sizes and schedule: paper, small or tiny; f2ed is paper with F2ED's own counts."),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Training workers, each with a GPU where there is one.")]
+Gpu = Annotated[
+    bool | None,
+    typer.Option("--gpu/--cpu", help="A GPU for each worker, or none; without it, a GPU if the cluster has any now."),
+]
 Zero = Annotated[int, typer.Option("--zero", help="DeepSpeed ZeRO stage: 0, 1 or 2.")]
 Seed = Annotated[int, typer.Option("--seed", help="Names every random draw.")]
 CheckpointEvery = Annotated[

@@ -10,6 +10,7 @@ from orchestrator.cli.options import (
     Address,
     CheckpointEvery,
     Data,
+    Gpu,
     Json,
     Overrides,
     Preset,
@@ -35,6 +36,7 @@ def train(
     shots: Shots = 1,
     preset: Preset = "paper",
     workers: Workers = 1,
+    gpu: Gpu = None,
     zero: Zero = 0,
     seed: Seed = 0,
     overrides: Overrides = None,
@@ -50,7 +52,7 @@ def train(
     printer, artifacts = Printer(json), open_artifacts(store)
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     plan = study.plan(artifacts)
-    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every)
+    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu)
     report(printer, artifacts, study, plan, seconds)
 
 
@@ -60,6 +62,7 @@ def plan(
     shots: Shots = 1,
     preset: Preset = "paper",
     workers: Workers = 1,
+    gpu: Gpu = None,
     zero: Zero = 0,
     seed: Seed = 0,
     overrides: Overrides = None,
@@ -115,6 +118,7 @@ def run_plan(
     zero: int,
     address: str | None = None,
     checkpoint_every: float = 60.0,
+    gpu: bool | None = None,
 ) -> dict[str, float]:
     """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint."""
     seconds: dict[str, float] = {}
@@ -126,7 +130,7 @@ def run_plan(
     from orchestrator.study import Worker, make_faces_of
 
     artifacts.store.check()
-    settings = Workers(num_workers=workers, zero_stage=zero, checkpoint_every_s=checkpoint_every)
+    settings = Workers(num_workers=workers, zero_stage=zero, use_gpu=gpu, checkpoint_every_s=checkpoint_every)
     start_ray(address)
     with watch(printer.console, [stage.name for stage in plan.to_run]) as show:
 

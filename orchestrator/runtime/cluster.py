@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -62,6 +64,7 @@ def start_ray(
         os.environ.setdefault(name, value)
     options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
+        _provide_token()
         options |= {
             "num_cpus": num_cpus,
             "include_dashboard": dashboard and os.environ.get("COMPGAN_DASHBOARD") != "0",
@@ -122,6 +125,18 @@ def _least(workers: Workers, nodes: Sequence[Resources]) -> Resources:
     return {"CPU": float(workers.cpus_per_worker or 1)} | ({"GPU": 1.0} if use_gpu else {})
 
 
+def _provide_token() -> None:
+    """See to it that Ray finds its token: what it makes itself may be read by every user of the machine."""
+    path = Path("~/.ray/auth_token").expanduser()
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH") or path.exists():
+        return
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    partial.touch(mode=0o600)
+    partial.write_text(secrets.token_hex(32))
+    partial.rename(path)
+
+
 def _environment(local: bool) -> dict[str, str]:
     """What Ray reads from the environment, unless the user has set it."""
     variables = {
@@ -132,7 +147,6 @@ def _environment(local: bool) -> dict[str, str]:
     }
     if local:
         variables |= {
-            "RAY_AUTH_MODE": "disabled",  # explicit, or job submission from another shell is refused
             "RAY_worker_niceness": "0",  # 15 lets any other process of this machine starve the training
             "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the controller's poll, which a checkpoint waits for
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody takes this machine away; saves a process

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import small_study as small
+import yaml
 
 from orchestrator.artifacts.store import open_store
 
@@ -73,30 +73,43 @@ def test_two_workers_with_zero_2_make_the_same_stages(trained: dict, bucket: str
     assert {s["state"] for s in plan["stages"]} == {"cached"}
 
 
-def test_a_submitted_job_makes_the_records_that_orch_would_have_made(trained: dict, bucket: str) -> None:
-    """`ray start --head`, then `ray job submit`, on ports and in a directory of its own."""
+def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_would_have_made(
+    trained: dict, bucket: str
+) -> None:
+    """What `ray up cluster/local.yaml` runs, on ports and in a directory of its own; then `ray job submit`."""
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
-    ray, environment = Path(sys.executable).with_name("ray"), {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    environment |= {"PATH": f"{ray.parent}:{os.environ['PATH']}", "RAY_USAGE_STATS_ENABLED": "0"}
-    # The agent, which starts the jobs, has a port of its own that another Ray of this machine may have taken.
-    ports = ["--port=26379", "--dashboard-port=28265", "--dashboard-agent-listen-port=28266"]
-    start = [ray, "start", "--head", *ports, "--num-cpus=2", f"--temp-dir={directory}", "--block"]
-    head = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"PATH": f"{small.ORCH.parent}:{os.environ['PATH']}"}
+    start = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())["head_start_ray_commands"][-1]
+    for port, ours in (("6379", "26379"), ("8265", "28265"), ("52375", "28266")):
+        assert port in start
+        start = start.replace(port, ours)
+    start += f" --num-cpus=2 --temp-dir={directory} --block"
+    head = subprocess.Popen(
+        ["bash", "-c", start], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    address, stranger = "http://127.0.0.1:28265", environment | {"RAY_AUTH_MODE": "disabled"}
+
+    def submit(env: dict[str, str], *entry: str) -> subprocess.CompletedProcess[str]:
+        command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
     try:
-        address = "http://127.0.0.1:28265"
         options = small.options(bucket, **{"finetune.novel_share": "0.3"})
-        entry = ["python", "jobs/train_compgan.py", *options, "--json"]
-        submit = [ray, "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
-        for _ in range(20):  # Ray's dashboard, and the agent that starts jobs, come up some time after `ray start`
-            done = subprocess.run(submit, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        for _ in range(30):  # Ray's dashboard, and the agent that starts jobs, come up some time after `ray start`
+            done = submit(environment, "python", "jobs/train_compgan.py", *options, "--json")
             if not re.search("No available agent|Failed to connect|Connection refused", done.stderr):
                 break
             time.sleep(2)
         assert done.returncode == 0, done.stdout + done.stderr
+        refused = submit(stranger, "true")
+        assert refused.returncode != 0 and "authentication is enabled" in refused.stderr
+        assert small.orch("cluster", "idle", "--minutes", "0", "--address", address).returncode == 0
+        assert small.orch("cluster", "idle", "--minutes", "9", "--address", address).returncode == 1
     finally:
         head.terminate()
         head.wait(60)
         shutil.rmtree(directory, ignore_errors=True)
+    assert small.orch("cluster", "idle", "--address", address).returncode == 4  # a worker, where no dashboard is
     line = next(text for text in done.stdout.splitlines() if re.match(r'\{"study"', text))
     plan = small.facts(small.orch("plan", *options, "--json"))
     assert {s["fingerprint"] for s in json.loads(line)["stages"]} == {s["fingerprint"] for s in plan["stages"]}
