@@ -47,7 +47,7 @@ from compgan_core.data.shards import (
 from compgan_core.errors import DataError
 from orchestrator.artifacts.artifacts import Artifacts, FileEntry, Record
 from orchestrator.artifacts.fingerprint import fingerprint
-from orchestrator.runtime.spread import spread
+from orchestrator.runtime.spread import here, spread
 
 SHARD, DATASET, PIXELS, FACES = "shard", "dataset", "pixels", "faces"
 VERSION = 3
@@ -138,10 +138,12 @@ def make_faces(
     *,
     on_face: OnFace = lambda count: None,
     address: str | None = None,
+    alone: bool = False,
 ) -> Record:
     """The tensor cache of a data set: the one there is, or made now.
 
-    dataset: its fingerprint. recipe: `faces_recipe`. Raises DataError if the faces left cannot train a Comp-GAN.
+    dataset: its fingerprint. recipe: `faces_recipe`. alone: in this process, without Ray, however many there are.
+    Raises DataError if the faces left cannot train a Comp-GAN.
     """
     made = fingerprint(FACES, VERSION, recipe, {"dataset": dataset})
     if record := artifacts.record(FACES, made):
@@ -155,8 +157,8 @@ def make_faces(
     check_trainable(names)
     parts: list[DataFile] = []
     files: dict[str, FileEntry] = {}
-    wanted = [*_parts(head, labels, size)]
-    for result in spread(partial(iter, wanted), _WritePixels(artifacts), address=address):
+    wanted, write = [*_parts(head, labels, size)], _WritePixels(artifacts)
+    for result in here(wanted, write) if alone else spread(partial(iter, wanted), write, address=address):
         part = json.loads(result)
         parts.append(DataFile(**part["part"], name=f"part-{len(parts):06d}.arrow"))
         files[parts[-1].name] = FileEntry(**part["entry"])

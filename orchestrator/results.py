@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.artifacts import Record
+
+if TYPE_CHECKING:
+    from orchestrator.study import Plan, Study
 
 COLUMNS = {
     "novel": "novel",
@@ -50,6 +53,27 @@ def table(
             errors = {column: _standard_error([m[column] for m in metrics]) for column in means}
             rows.append(Row(variant, title, means, errors if len(metrics) > 1 else {}, len(metrics)))
     return rows
+
+
+def outcome(study: Study, plan: Plan, records: Mapping[str, Record], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """What a script is told of a study that ran. seconds: of the stages that ran, by fingerprint."""
+    ran = {stage.fingerprint for stage in plan.to_run}
+    rows = table(study.titles, records, study.measure)
+    return {
+        "study": study.name,
+        "metrics": {row.variant: {"means": row.means, "errors": row.errors, "draws": row.draws} for row in rows}
+        | {name: records[name].metrics for name in ("quality", "judge") if name in records},
+        "stages": [
+            {
+                "name": stage.name,
+                "fingerprint": stage.fingerprint,
+                "state": "run" if stage.fingerprint in ran else "cached",
+                "seconds": seconds.get(stage.fingerprint, 0.0),
+            }
+            for stage in study.stages
+        ],
+        "records": [f"artifacts/{s.kind}/{s.fingerprint}/record.json" for s in study.stages if s.name in records],
+    }
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -10,6 +10,7 @@ refer to files of other artifacts, so that a whole is put together from parts th
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -21,11 +22,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from compgan_core.errors import StorageError
+from compgan_core.errors import ConfigurationError, StorageError
 from orchestrator.artifacts.fingerprint import plain
-from orchestrator.artifacts.node_cache import NodeCache
+from orchestrator.artifacts.node_cache import GIB, NodeCache
 from orchestrator.artifacts.provenance import code_version, host, library_versions
-from orchestrator.artifacts.store import KeyMissing, Store, valid_key
+from orchestrator.artifacts.store import KeyMissing, Store, open_store, valid_key
 
 ARTIFACTS = "artifacts"
 PARALLEL_FILES = 4  # each large file is itself read in parallel ranges
@@ -223,6 +224,20 @@ class Artifacts:
 
     def _damaged(self, key: str, why: str) -> StorageError:
         return StorageError(f"{key} in {self.store.url} is damaged ({why}); delete it to have the stage made again")
+
+
+def open_artifacts(url: str) -> Artifacts:
+    """The store at a URL, and where this machine keeps what it fetched: $COMPGAN_CACHE, else ~/.cache/compgan.
+
+    $COMPGAN_CACHE_GIB bounds what it keeps; without it, the disk does.
+    """
+    directory = Path(os.environ.get("COMPGAN_CACHE", "~/.cache/compgan")).expanduser().absolute()
+    limit = os.environ.get("COMPGAN_CACHE_GIB") or None
+    try:
+        cache = NodeCache(directory, limit and int(float(limit) * GIB))
+    except ValueError:
+        raise ConfigurationError(f"COMPGAN_CACHE_GIB is {limit!r}: set it to a number of GiB, or unset it") from None
+    return Artifacts(open_store(url), cache)
 
 
 def home_of(stage: str, fingerprint: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,22 +56,10 @@ Address = Annotated[
 
 
 def open_artifacts(store: str) -> Artifacts:
-    """The store at a URL, and where this machine keeps what it fetched: $COMPGAN_CACHE, else ~/.cache/compgan.
+    """The store at a URL, with this machine's cache."""
+    from orchestrator.artifacts.artifacts import open_artifacts
 
-    $COMPGAN_CACHE_GIB bounds what it keeps; without it, the disk does.
-    """
-    from compgan_core.errors import ConfigurationError
-    from orchestrator.artifacts.artifacts import Artifacts
-    from orchestrator.artifacts.node_cache import GIB, NodeCache
-    from orchestrator.artifacts.store import open_store
-
-    directory = Path(os.environ.get("COMPGAN_CACHE", "~/.cache/compgan")).expanduser().absolute()
-    limit = os.environ.get("COMPGAN_CACHE_GIB") or None
-    try:
-        cache = NodeCache(directory, limit and int(float(limit) * GIB))
-    except ValueError:
-        raise ConfigurationError(f"COMPGAN_CACHE_GIB is {limit!r}: set it to a number of GiB, or unset it") from None
-    return Artifacts(open_store(store), cache)
+    return open_artifacts(store)
 
 
 def pairs(option: str, texts: list[str] | None) -> dict[str, str]:

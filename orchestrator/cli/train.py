@@ -148,7 +148,7 @@ def run_plan(
 
 def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, seconds: Mapping[str, float]) -> None:
     """The table, what the judge reads, and where everything lies."""
-    from orchestrator.results import COLUMNS, table
+    from orchestrator.results import COLUMNS, outcome, table
 
     records = study.records(artifacts)
     rows = table(study.titles, records)
@@ -165,22 +165,5 @@ def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, sec
     printer.note(f"faces:   {shown / 'faces.png'}")
     printer.note(f"curves:  {shown / 'curves.png'}")
     printer.note(f"records: {artifacts.store.url}/artifacts")
-    ran = {stage.fingerprint for stage in plan.to_run}
-    printer.facts(
-        {
-            "study": study.name,
-            "metrics": {row.variant: {"means": row.means, "errors": row.errors, "draws": row.draws} for row in rows}
-            | {"quality": records["quality"].metrics, "judge": records["judge"].metrics},
-            "stages": [
-                {
-                    "name": stage.name,
-                    "fingerprint": stage.fingerprint,
-                    "state": "run" if stage.fingerprint in ran else "cached",
-                    "seconds": seconds.get(stage.fingerprint, 0.0),
-                }
-                for stage in study.stages
-            ],
-            "records": [f"artifacts/{s.kind}/{s.fingerprint}/record.json" for s in study.stages if s.name in records],
-            "pictures": [str(shown / "faces.png"), str(shown / "curves.png")],
-        }
-    )
+    pictures = [str(shown / name) for name in ("faces.png", "curves.png")]
+    printer.facts({**outcome(study, plan, records, seconds), "pictures": pictures})

@@ -34,8 +34,9 @@ class AloneRuntime(Local):
         emit: Callable[[Event], None],
         observer: Observer | None = None,
         checkpoint_every_s: float = 60.0,
+        device: str | torch.device | None = None,
     ):
-        super().__init__(self.here())
+        super().__init__(device or self.here())
         self.store, self.emit, self.checkpoint_every_s = store, emit, checkpoint_every_s
         self._observer = observer
         self._reported_at = float("-inf")

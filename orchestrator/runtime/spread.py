@@ -6,7 +6,7 @@ Items and results are bytes, so that they go over any wire without anybody looki
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from multiprocessing.pool import ThreadPool
 from typing import Protocol
@@ -34,13 +34,14 @@ def spread(items: Items, work: Work, *, address: str | None = None, here_only: b
     """
     head = [*islice(items(), FEW + 1)]
     if len(head) <= FEW:
-        return _here(head, work)
+        return here(head, work)
     from orchestrator.runtime.ray_data import on_ray  # Ray takes seconds to import
 
     return on_ray(items, work, address, here_only)
 
 
-def _here(items: list[bytes], work: Work) -> Iterator[bytes]:
+def here(items: Iterable[bytes], work: Work) -> Iterator[bytes]:
+    """The results in the order of the items, in this process."""
     with ThreadPool(len(os.sched_getaffinity(0))) as pool:
         for item in items:
             yield work(item, pool.imap)

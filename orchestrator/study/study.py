@@ -7,104 +7,25 @@ is its fingerprint, and a record under that fingerprint means that it need never
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import torch
-from pydantic import BaseModel
-
-from compgan_core import stages
 from compgan_core.data.labels import choose_expressions
 from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE, SplitRecipe
 from compgan_core.errors import ConfigurationError, DataError
 from compgan_core.recipe import Recipe, make_recipe
 from compgan_core.recognize import VARIANTS
-from compgan_core.training.runtime import Runtime
 from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.artifacts.fingerprint import fingerprint
-from orchestrator.artifacts.lease import Lease
 from orchestrator.datasets import Dataset
-from orchestrator.ingest import FACES, VERSION, faces_recipe, make_faces
-from orchestrator.runtime.checkpoints import Checkpoints
-
-
-class StageRuntime(Runtime, Protocol):
-    """A Runtime that is told which stage it works for."""
-
-    def begin(self, stage: str, fingerprint: str) -> None:
-        """From here on, checkpoints and reports belong to this stage."""
-
-    def emit(self, event: dict[str, Any]) -> None:
-        """Tell whoever watches."""
-
-
-# Raised by hand when a stage's code would make something else from the same arguments.
-VERSIONS: dict[str, int] = {FACES: VERSION}
+from orchestrator.ingest import FACES, faces_recipe
+from orchestrator.study.stage import Plan, Stage, Step
 
 Measure = Literal["evaluate", "validate"]
 
 GRID_ROWS = 8
-LEASE_TTL_S = 20.0
-
-
-@dataclass(frozen=True, eq=False)
-class Stage:
-    """One thing to compute, once."""
-
-    kind: str
-    """The function of `compgan_core.stages`, and the stage's name in the store."""
-    arguments: Mapping[str, Any]
-    inputs: Mapping[str, Stage | Dataset]
-    label: str = ""
-    """Tells stages of one kind apart for a reader: variant and draw."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {self.label}".strip()
-
-    @cached_property
-    def recipe(self) -> dict[str, Any]:
-        """The arguments as JSON can hold them."""
-        return {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in self.arguments.items()}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        inputs = {name: stage.fingerprint for name, stage in self.inputs.items()}
-        return fingerprint(self.kind, VERSIONS.get(self.kind, 1), self.recipe, inputs)
-
-    def stage_inputs(self) -> list[Stage]:
-        return [stage for stage in self.inputs.values() if isinstance(stage, Stage)]
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage, and what will become of it."""
-
-    stage: Stage
-    state: Literal["cached", "run", "not needed"]
-    why: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study would do, given what the store holds."""
-
-    steps: tuple[Step, ...]
-
-    @property
-    def to_run(self) -> tuple[Stage, ...]:
-        """Each fingerprint once: without added images, variants share their measures."""
-        return tuple({step.stage.fingerprint: step.stage for step in self.steps if step.state == "run"}.values())
-
-    @property
-    def to_train(self) -> tuple[Stage, ...]:
-        """Those to run on training workers: all but the tensor cache, which every core of the cluster helps to make."""
-        return tuple(stage for stage in self.to_run if stage.kind != FACES)
 
 
 @dataclass(frozen=True)
@@ -288,91 +209,6 @@ def study_of(
     if measure == "validate":
         _check_validation(recipe)
     return Study(recipe, dataset, measure, extras)
-
-
-def make_faces_of(study: Study, plan: Plan, artifacts: Artifacts, tell: Callable[[dict[str, Any]], object]) -> None:
-    """Make the tensor cache if the plan says so, telling of it as a worker tells of its stages."""
-    stage = next((stage for stage in plan.to_run if stage.kind == FACES), None)
-    if stage is None:
-        return
-    counts, started = study.dataset.counts["expression"], time.monotonic()
-    total = sum(counts[name] for name in stage.recipe["expressions"] or counts)
-    facts = {"kind": "stage", "name": stage.name, "fingerprint": stage.fingerprint}
-    tell({**facts, "state": "running", "seconds": None})
-
-    def on_face(count: int) -> None:
-        tell({"kind": "progress", "stage": FACES, "step": count, "steps": total, "metrics": {}})
-
-    make_faces(artifacts, study.dataset.fingerprint, stage.recipe, on_face=on_face)
-    tell({**facts, "state": "done", "seconds": time.monotonic() - started})
-
-
-@dataclass(frozen=True)
-class Worker:
-    """The body of every training worker: run the stages of a plan, one after another."""
-
-    stages: tuple[Stage, ...]
-    artifacts: Artifacts
-
-    def __call__(self, runtime: StageRuntime) -> None:
-        for stage in self.stages:
-            self._run(stage, runtime)
-
-    def _run(self, stage: Stage, runtime: StageRuntime) -> None:
-        """Compute a stage and record it, unless it is or is being recorded elsewhere. Collective."""
-        home = (stage.kind, stage.fingerprint)
-        lease = Lease(self.artifacts.store, *home, ttl_s=LEASE_TTL_S)
-        try:
-            if not self._ours(stage, lease, runtime):
-                self._tell(runtime, stage, "cached")
-                return
-            runtime.begin(*home)
-            self._tell(runtime, stage, "running")
-            started = time.monotonic()
-            inputs = {name: self._fetch(source) for name, source in stage.inputs.items() if isinstance(source, Stage)}
-            with tempfile.TemporaryDirectory(prefix="compgan-") as scratch:
-                metrics = getattr(stages, stage.kind)(inputs, Path(scratch), runtime, **stage.arguments)
-                if runtime.rank == 0:
-                    self._publish(stage, Path(scratch), metrics, time.monotonic() - started)
-            runtime.barrier()  # the next stage reads what rank 0 has just written
-            self._tell(runtime, stage, "done", time.monotonic() - started)
-        finally:
-            lease.release()
-            self.artifacts.cache.release()
-
-    def _ours(self, stage: Stage, lease: Lease, runtime: StageRuntime) -> bool:
-        """Wait until the stage is ours to compute (True), or has a record (False).
-
-        All workers look together, time and again, so that none waits in a collective for as long as a stage may take.
-        """
-        while True:
-            verdict = torch.zeros(1, device=runtime.device)
-            if runtime.rank == 0:
-                acquired = lease.try_acquire()  # before the record is read: it may be written in between
-                recorded = self.artifacts.record(stage.kind, stage.fingerprint) is not None
-                verdict += 2 if recorded else int(acquired)
-            verdict = runtime.all_reduce_sum(verdict)
-            if verdict.item():
-                return verdict.item() == 1
-            time.sleep(1)
-
-    @staticmethod
-    def _tell(runtime: StageRuntime, stage: Stage, state: str, seconds: float | None = None) -> None:
-        if runtime.rank == 0:
-            facts = {"name": stage.name, "fingerprint": stage.fingerprint, "state": state, "seconds": seconds}
-            runtime.emit({"kind": "stage", **facts})
-
-    def _fetch(self, source: Stage) -> Path:
-        record = self.artifacts.record(source.kind, source.fingerprint)
-        assert record is not None, f"{source.name} runs before what needs it"
-        return self.artifacts.fetch(record)
-
-    def _publish(self, stage: Stage, out: Path, metrics: dict[str, float], seconds: float) -> None:
-        inputs = {name: i.fingerprint for name, i in stage.inputs.items()}
-        self.artifacts.publish(
-            stage.kind, stage.fingerprint, out, recipe=stage.recipe, inputs=inputs, metrics=metrics, seconds=seconds
-        )
-        Checkpoints(self.artifacts.store, stage.kind, stage.fingerprint).discard()
 
 
 def _check_validation(recipe: Recipe) -> None:
