@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from orchestrator.artifacts.store import Store, open_store
 from orchestrator.store_server import StoreServer
@@ -19,6 +20,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("COMPGAN_DASHBOARD", "0")  # ten processes, which nobody looks at
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for every Ray of these tests, and not into the home directory
 os.environ["RAY_AUTH_MODE"] = "token"
+
+
+settings.register_profile("any machine", deadline=None)  # a busy one takes seconds for what takes milliseconds
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
