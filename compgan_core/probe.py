@@ -26,9 +26,10 @@ from compgan_core.nets.judge import Judge
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.randomness import generator
 from compgan_core.recipe import JudgeRecipe
-from compgan_core.synthesize import EDITED, Edits, Kind, load, plan_edits
+from compgan_core.synthesize import Edits, load, plan_edits
+from compgan_core.variants import KINDS
 
-KINDS: tuple[Kind, Kind] = ("pose", "exp")
+PROBED = ("pose", "exp")
 READ: tuple[Attribute, ...] = ("pose", "expression", "identity")
 FEW_SHOT_ROWS = 256
 CHUNK = 64  # images a forward pass
@@ -93,7 +94,7 @@ def probe(
 def _read_by_judge(
     gan: CompGAN, judge: Judge, data: Faces, split: Split, edits: int, size: int, seed: int, device: torch.device
 ) -> dict[str, float]:
-    plans = {kind: _edits_of_base(kind, data.labels, split, edits // 2, seed) for kind in KINDS}
+    plans = {kind: _edits_of_base(kind, data.labels, split, edits // 2, seed) for kind in PROBED}
     logits = [judge(_made(gan, kind, data, plan, size, device)) for kind, plan in plans.items()]
     figures = {}
     for what in READ:
@@ -103,10 +104,12 @@ def _read_by_judge(
     return figures
 
 
-def _edits_of_base(kind: Kind, labels: Labels, split: Split, n: int, seed: int) -> Edits:
+def _edits_of_base(kind: str, labels: Labels, split: Split, n: int, seed: int) -> Edits:
     """`n` edits of base faces after base faces, evenly over the categories of the edited attribute."""
-    categories = len(np.unique(labels.codes(EDITED[kind])[split.base_train]))
-    plan = plan_edits(kind, labels, split, np.empty(0, np.int64), -(-n // categories), seed, 0)
+    edited = KINDS[kind].edits
+    assert edited is not None
+    categories = len(np.unique(labels.codes(edited)[split.base_train]))
+    plan = plan_edits(kind, edited, labels, split, np.empty(0, np.int64), -(-n // categories), seed, 0)
     some = generator(seed, "probe edits", kind).permutation(len(plan.source))[:n]
     return Edits(plan.source[some], plan.reference[some], plan.labels.take(some))
 
@@ -124,7 +127,8 @@ def _few_shot(
 ) -> dict[str, float]:
     if not len(shots):
         return {}
-    plan = plan_edits("exp", data.labels, split, shots, per_shot * len(shots) // len(split.novel_categories), seed, 0)
+    pool = per_shot * len(shots) // len(split.novel_categories)
+    plan = plan_edits("exp", "expression", data.labels, split, shots, pool, seed, 0)
     rows = _validation_rows(data.labels, split, shots, plan.labels.expression, seed)
     if not len(rows):
         return {}
@@ -150,7 +154,7 @@ def _nearest_mean(examples: Tensor, classes: np.ndarray, queries: Tensor) -> np.
     return names[torch.cdist(queries, means).argmin(1).cpu().numpy()]
 
 
-def _made(gan: CompGAN, kind: Kind, data: Faces, plan: Edits, size: int, device: torch.device) -> Tensor:
+def _made(gan: CompGAN, kind: str, data: Faces, plan: Edits, size: int, device: torch.device) -> Tensor:
     """The edited faces (n, 3, size, size) of a plan."""
     network = getattr(gan, kind)
     source, reference = (load(data, rows, size, device).split(CHUNK) for rows in (plan.source, plan.reference))

@@ -18,11 +18,13 @@ from compgan_core.errors import ConfigurationError, did_you_mean
 from compgan_core.losses import LAMBDA, MU, Weights
 from compgan_core.nets.judge import JudgeNetRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
-from compgan_core.recognize import VARIANTS, CombineRecipe, FinetuneRecipe
+from compgan_core.recognize import FinetuneRecipe
 from compgan_core.synthesize import SynthesisRecipe
 from compgan_core.training.classifier import ClassifierRecipe, HeadWeights
 from compgan_core.training.gan import CompGANRecipe
 from compgan_core.training.optim import OptimizerRecipe
+from compgan_core.variants import VARIANTS
+from compgan_core.views import HeadRecipe
 
 
 class FacesRecipe(BaseModel):
@@ -64,6 +66,8 @@ class Recipe(BaseModel):
     for ER-FP, shows one expression only, so it may have meant this."""
     draws: int = Field(1, ge=1)
     """How many times the shots are drawn anew; fine-tuning is repeated for each."""
+    tunings: int = Field(1, ge=1)
+    """How many times fine-tuning is repeated for each draw, from a seed of its own."""
     faces: FacesRecipe = FacesRecipe()
     network: LightCNNRecipe = LightCNNRecipe()
     pretrain: ClassifierRecipe = ClassifierRecipe()
@@ -73,7 +77,7 @@ class Recipe(BaseModel):
     compgan: CompGANRecipe = CompGANRecipe()
     synth: SynthesisRecipe = SynthesisRecipe()
     finetune: FinetuneRecipe = FinetuneRecipe()
-    combine: CombineRecipe = CombineRecipe()
+    head: HeadRecipe = HeadRecipe()
     judge: JudgeRecipe = JudgeRecipe()
     variants: tuple[str, ...] = ("plain", "degraded", "exp", "compgan")
 
@@ -93,7 +97,7 @@ PAPER: dict[str, Any] = {
     "finetune": {
         "training": {"optimizer": SGD.model_copy(update={"lr": 0.001}), "schedule": {"epochs": 10}},
     },
-    "combine": {"optimizer": SGD.model_copy(update={"lr": 0.001}), "schedule": {"epochs": 10}},
+    "head": {"optimizer": SGD.model_copy(update={"lr": 0.001}), "schedule": {"epochs": 10}},
     "judge": {
         "training": {"optimizer": {"name": "adam", "lr": 1e-3, "betas": (0.9, 0.999)}, "dropout": 0.2, "degrade": True}
     },
@@ -131,7 +135,7 @@ def _small(size: int, stored: int, width: int, steps: int) -> dict[str, Any]:
         },
         "synth": {"count": 100, "pool": 100},
         "finetune": {"training": supervised(160, _ADAM.model_copy(update={"lr": 5e-4}))},
-        "combine": {"schedule": {"steps": 160, "hold": 0.6}, "optimizer": {"name": "adam", "lr": 1e-3}, "dropout": 0.2},
+        "head": {"schedule": {"steps": 160, "hold": 0.6}, "optimizer": {"name": "adam", "lr": 1e-3}, "dropout": 0.2},
         "judge": {
             "network": {"width": 16, "downs": 3, "feature": 128},
             "training": supervised(steps, degrade=True),

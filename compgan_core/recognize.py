@@ -1,7 +1,4 @@
-"""Recognition with and without synthesized faces: fine-tuning, the five-feature head, and the counts on unseen rows.
-
-The rows of Table 5, and the controls without which a gain means nothing.
-"""
+"""Recognition with and without synthesized faces: fine-tuning, the head on turned faces, the counts on unseen rows."""
 
 from __future__ import annotations
 
@@ -19,36 +16,14 @@ from compgan_core.data.cache import Faces
 from compgan_core.data.labels import Labels, Rows
 from compgan_core.data.splits import Split
 from compgan_core.errors import DataError
-from compgan_core.nets.classifier import FaceClassifier
-from compgan_core.randomness import generator, uniform
-from compgan_core.synthesize import load
+from compgan_core.randomness import uniform
 from compgan_core.training.classifier import ClassifierRecipe, Share, cross_entropy
 from compgan_core.training.loop import Trainee, Update, fit
-from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
+from compgan_core.training.optim import build
 from compgan_core.training.runtime import Runtime, over_workers, share, trainable
+from compgan_core.views import HeadRecipe
 
 CHUNK = 64  # images a forward pass
-
-
-class Variant(NamedTuple):
-    """One row of the table."""
-
-    title: str
-    added: tuple[str, ...]
-    """Kinds of synthesized faces added to the training set; "real" is held-back real images, an oracle."""
-    combine: bool = False
-    """Whether the five concatenated features are used."""
-
-
-VARIANTS = {
-    "plain": Variant("L.", ()),
-    "degraded": Variant("L. + degraded copies (control)", ("degraded",)),
-    "exp": Variant("L. + G(Exp)", ("exp",)),
-    "pose": Variant("L. + G(Pose)", ("pose",)),
-    "both": Variant("L. + G(Pose) + G(Exp)", ("pose", "exp")),
-    "compgan": Variant("Comp-GAN", ("pose", "exp"), combine=True),
-    "oracle": Variant("L. + real images (oracle)", ("real",)),
-}
 
 
 class FinetuneRecipe(BaseModel):
@@ -62,18 +37,6 @@ class FinetuneRecipe(BaseModel):
     no category is novel."""
     synthetic_share: float = Field(0.85, ge=0, le=1)
     """Share of that part that is synthesized."""
-
-
-class CombineRecipe(BaseModel):
-    """The head on [input, and the input turned into each pose]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    references: int = Field(1, ge=1)
-    """Reference faces of each pose; features are averaged over them."""
-    schedule: ScheduleRecipe = ScheduleRecipe()
-    optimizer: OptimizerRecipe = OptimizerRecipe()
-    dropout: float = Field(0.5, ge=0, lt=1)
 
 
 class Added(NamedTuple):
@@ -93,55 +56,8 @@ def mixture(faces: Faces, base: Rows, shots: Rows, added: list[Added], recipe: F
     return [s for s in shares if len(s.rows) and s.chance > 0]
 
 
-class PoseBank(NamedTuple):
-    """References of each pose that no label of the image in hand chose (paper-wise: the same for training and test)."""
-
-    rows: list[Rows]
-    """By pose of the vocabulary; empty where no training image has that pose."""
-
-
-def pose_bank(labels: Labels, split: Split, references: int, seed: int) -> PoseBank:
-    """`references` base training rows of each pose, neutral ones where there are any."""
-    neutral = labels.expressions.index("neutral") if "neutral" in labels.expressions else -1
-    rows = []
-    for pose in range(len(labels.poses)):
-        of_pose = split.base_train[labels.pose[split.base_train] == pose]
-        calm = of_pose[labels.expression[of_pose] == neutral]
-        choice = calm if len(calm) >= references else of_pose
-        rng = generator(seed, "pose bank", pose)
-        rows.append(rng.choice(choice, size=min(references, len(choice)), replace=False) if len(choice) else choice)
-    return PoseBank(rows)
-
-
-def combined_features(classifier: FaceClassifier, g_pose: nn.Module, faces: Tensor, bank: Tensor) -> Tensor:
-    """(n, (1 + poses) * feature): features of each face and of it turned into each pose, in vocabulary order.
-
-    faces: (n, 3, size, size). bank: (poses, references, 3, size, size); a pose without a reference is NaN there and
-    repeats the plain feature.
-    """
-    plain = classifier.features(faces)
-    columns = [plain]
-    for references in bank:
-        if torch.isnan(references).any():
-            columns.append(plain)
-            continue
-        turned = [classifier.features(g_pose(faces, r.expand_as(faces))) for r in references]
-        columns.append(torch.stack(turned).mean(0))
-    return torch.cat(columns, dim=1)
-
-
-def load_bank(faces: Faces, bank: PoseBank, size: int, device: torch.device) -> Tensor:
-    """(poses, references, 3, size, size), NaN where a pose has no reference."""
-    count = max(len(rows) for rows in bank.rows)
-    loaded = torch.full((len(bank.rows), count, 3, size, size), float("nan"), device=device)
-    for pose, rows in enumerate(bank.rows):
-        if len(rows):
-            loaded[pose] = load(faces, np.resize(rows, count), size, device)
-    return loaded
-
-
 class Table(NamedTuple):
-    """A part of the training set as concatenated features."""
+    """A part of the training set as features of a view."""
 
     features: Tensor
     """(n, width)"""
@@ -158,12 +74,12 @@ def feature_table(runtime: Runtime, features: Callable[[Faces, Rows], Tensor], p
     return Table(table.clone(), labels, part.chance)  # cloned: a tensor that a training loop may use
 
 
-def train_combined_head(
-    runtime: Runtime, plain: nn.Linear, tables: list[Table], recipe: CombineRecipe, seed: int
+def train_head(
+    runtime: Runtime, plain: nn.Linear, tables: list[Table], recipe: HeadRecipe, seed: int
 ) -> tuple[nn.Linear, list[dict[str, float]]]:
-    """The expression head on concatenated features, the trunk and the generators frozen; (head, history).
+    """The expression head on the features of a view, the trunk and the generators frozen; (head, history).
 
-    The head starts as the plain one on the plain feature, so that turned faces can be used but are not imposed.
+    The head starts as the plain one on the first feature, so that further ones can be used but are not imposed.
     """
     width = tables[0].features.shape[1]
     head = nn.Linear(width, plain.out_features).to(runtime.device)
@@ -178,7 +94,7 @@ def train_combined_head(
 
     def update(step: int) -> Update:
         samples = torch.arange(step * batch, (step + 1) * batch)[share(runtime, batch)]
-        u = uniform(seed, "combined head", samples, 1)[:, 0].double()
+        u = uniform(seed, "head", samples, 1)[:, 0].double()
         rows = torch.searchsorted(edges, u, right=True).clamp(max=len(labels) - 1).to(runtime.device)
         mask = transforms.dropout_mask(seed, samples.to(runtime.device), width, recipe.dropout)
         x = features[rows] if mask is None else features[rows] * mask

@@ -30,11 +30,12 @@ class Row:
     title: str
     means: dict[str, float]
     errors: dict[str, float]
-    """Standard error over the draws of the shots; absent for a single draw."""
-    draws: int
+    """Standard error over the runs; absent for a single one."""
+    runs: int
+    """Draws of the shots times fine-tunings of each."""
 
     def cell(self, column: str) -> str:
-        """`22.0±1.3`, or `22.0` for a single draw; empty where the task has no such measure."""
+        """`22.0±1.3`, or `22.0` for a single run; empty where the task has no such measure."""
         if column not in self.means:
             return ""
         error = f"±{self.errors[column]:.1f}" if column in self.errors else ""
@@ -44,7 +45,7 @@ class Row:
 def table(
     titles: Mapping[str, str], records: Mapping[str, Record], measure: Literal["evaluate", "validate"] = "evaluate"
 ) -> list[Row]:
-    """A row for each variant, over its draws. titles: variant -> title. records: by stage name. measure: as Study."""
+    """A row for each variant, over its runs. titles: variant -> title. records: by stage name. measure: as Study."""
     rows = []
     for variant, title in titles.items():
         metrics = [r.metrics for name, r in records.items() if name.startswith(f"{measure} {variant} #")]
@@ -61,7 +62,7 @@ def outcome(study: Study, plan: Plan, records: Mapping[str, Record], seconds: Ma
     rows = table(study.titles, records, study.measure)
     return {
         "study": study.name,
-        "metrics": {row.variant: {"means": row.means, "errors": row.errors, "draws": row.draws} for row in rows}
+        "metrics": {row.variant: {"means": row.means, "errors": row.errors, "runs": row.runs} for row in rows}
         | {name: records[name].metrics for name in ("quality", "judge") if name in records},
         "stages": [
             {

@@ -32,7 +32,7 @@ SETTINGS = {
     "synth.count": "3",
     "synth.pool": "4",
     "finetune.training.schedule.steps": "2",
-    "combine.schedule.steps": "2",
+    "head.schedule.steps": "2",
 }
 
 

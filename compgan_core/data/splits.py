@@ -217,7 +217,7 @@ def _check_base(labels: Labels, base: Rows, task: Task) -> None:
 def _novel_categories(labels: Labels, attribute: Attribute, recipe: SplitRecipe) -> tuple[str, ...]:
     present = [labels.names(attribute)[c] for c in np.unique(labels.codes(attribute))]
     if attribute == "pose":
-        return (_novel_pose(present, recipe.novel_pose),)
+        return (find_novel_pose(present, recipe.novel_pose),)
     asked = recipe.novel_ids if attribute == "identity" else recipe.novel_expressions
     count = asked or max(1, round(recipe.novel_fraction * len(present)))
     if count > len(present) - 2:
@@ -229,7 +229,7 @@ def _novel_categories(labels: Labels, attribute: Attribute, recipe: SplitRecipe)
     return tuple(present[i] for i in sorted(drawn))
 
 
-def _novel_pose(present: list[str], wanted: str | None) -> str:
+def find_novel_pose(present: list[str], wanted: str | None) -> str:
     if wanted is None:
         for name in ("half_left", "left"):
             if name in present:

@@ -7,14 +7,14 @@ runs it hashes them, so it cannot use a setting that is not accounted for.
 
 from compgan_core.stages.generation import compgan, judge, pictures, quality, synthesis
 from compgan_core.stages.inputs import split
-from compgan_core.stages.recognition import classifier, combine, evaluate, finetune, pretrain, validate
+from compgan_core.stages.recognition import classifier, evaluate, finetune, head, pretrain, validate
 
 __all__ = [
     "classifier",
-    "combine",
     "compgan",
     "evaluate",
     "finetune",
+    "head",
     "judge",
     "pictures",
     "pretrain",

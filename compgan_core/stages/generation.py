@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compgan_core import networks, synthesize
+from compgan_core import editors, networks, synthesize
 from compgan_core import quality as quality_of
 from compgan_core.data.cache import Faces, write_cache
 from compgan_core.data.shots import ShotsPer, shots
@@ -22,6 +22,7 @@ from compgan_core.training import classifier as supervised
 from compgan_core.training import gan as gan_training
 from compgan_core.training.gan import CompGANRecipe
 from compgan_core.training.runtime import Runtime
+from compgan_core.variants import KINDS
 
 
 def compgan(
@@ -92,7 +93,7 @@ def synthesis(
     out: Path,
     runtime: Runtime,
     *,
-    kind: synthesize.Kind,
+    kind: str,
     generator: GeneratorRecipe | None,
     size: int,
     shots_per_category: int,
@@ -104,9 +105,15 @@ def synthesis(
     """A pool of faces of one kind for each category. Inputs: faces, split, compgan."""
     data, roles = open_data(inputs)
     drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
-    edits = synthesize.plan_edits(kind, data.labels, roles, drawn, pool, seed, draw)
-    gan = networks.load_gan(inputs["compgan"], generator, runtime.device) if generator else None
-    images = synthesize.synthesize(runtime, kind, gan, data, edits, size, seed)
+    make: synthesize.Make = synthesize.mirrored if kind == "mirrored" else synthesize.degraded(seed)
+    if kind == "mirrored":
+        edits = synthesize.plan_mirrored(data.labels, roles, pool, seed, draw)
+    else:
+        edits = synthesize.plan_edits(kind, KINDS[kind].edits, data.labels, roles, drawn, pool, seed, draw)
+    if generator:
+        gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
+        make = synthesize.edited(editors.ByReference(getattr(gan, kind)), data, size)
+    images = synthesize.synthesize(runtime, make, data, edits, size)
     if runtime.rank == 0:
         write_cache(images, edits.labels, out)
     return {"faces": len(images)}

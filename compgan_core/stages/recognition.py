@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from compgan_core import networks, randomness, recognize, synthesize
+from compgan_core import networks, randomness, recognize, synthesize, views
 from compgan_core.data.cache import Faces
 from compgan_core.data.labels import Rows
 from compgan_core.data.shots import ShotsPer, shots
@@ -17,11 +17,13 @@ from compgan_core.data.splits import Split
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.gan import GeneratorRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
-from compgan_core.recognize import Added, CombineRecipe, FinetuneRecipe
+from compgan_core.recognize import Added, FinetuneRecipe
 from compgan_core.stages.inputs import Inputs, Metrics, open_data, write_result
 from compgan_core.training import classifier as supervised
 from compgan_core.training.classifier import ClassifierRecipe, Share
 from compgan_core.training.runtime import Runtime, load_state
+from compgan_core.variants import REAL
+from compgan_core.views import HeadRecipe, ViewKind
 
 
 def pretrain(
@@ -70,51 +72,55 @@ def finetune(
     shots_per_category: int,
     shots_per: ShotsPer,
     draw: int,
+    tuning: int,
     count: int,
     seed: int,
 ) -> Metrics:
     """F_cls fine-tuned on D_base, D_novel and `count` faces of each kind added for each category.
 
-    Inputs: faces, split, classifier; synthesis-<kind> for each kind but "real".
+    Inputs: faces, split, classifier; synthesis-<kind> for each kind but REAL.
     """
     data, roles = open_data(inputs)
     model = networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device)
     model.requires_grad_(True)
     drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
     mixture = _mixture(inputs, data, roles, added, finetune, drawn, count, seed)
-    source = supervised.mixture_of(mixture, size, _draw_seed(seed, draw), runtime.device)
+    tuning_seed = _tuning_seed(seed, draw, tuning)
+    source = supervised.mixture_of(mixture, size, tuning_seed, runtime.device)
     n_real = len(roles.base_train) + len(drawn)
-    history = supervised.train(runtime, model, source, finetune.training, n_real, _draw_seed(seed, draw))
+    history = supervised.train(runtime, model, source, finetune.training, n_real, tuning_seed)
     write_result(runtime, out, history, classifier=model)
     return {"images_added": sum(len(part.rows) for part in mixture if part.faces is not data), **history[-1]}
 
 
-def combine(
+def head(
     inputs: Inputs,
     out: Path,
     runtime: Runtime,
     *,
+    view: ViewKind,
     added: tuple[str, ...],
     network: LightCNNRecipe,
     generator: GeneratorRecipe,
     size: int,
     finetune: FinetuneRecipe,
-    combine: CombineRecipe,
+    head: HeadRecipe,
     shots_per_category: int,
     shots_per: ShotsPer,
     draw: int,
+    tuning: int,
     count: int,
     seed: int,
 ) -> Metrics:
-    """The expression head on five features, on the same training faces. Inputs: as finetune; finetune, compgan."""
+    """The expression head on turned faces, on the same training faces. Inputs: as finetune; finetune, compgan."""
     data, roles = open_data(inputs)
     model = networks.load_classifier(inputs["finetune"], network, size, data.labels, runtime.device)
-    features = _combiner(inputs, runtime, model, data, roles, generator, combine.references, size, seed)
+    features = _features_of(inputs, runtime, model, data, roles, view, generator, head, size, seed)
     drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
     mixture = _mixture(inputs, data, roles, added, finetune, drawn, count, seed)
     tables = [recognize.feature_table(runtime, features, part) for part in mixture]
-    head, history = recognize.train_combined_head(runtime, model.expression, tables, combine, _draw_seed(seed, draw))
-    write_result(runtime, out, history, head=head)
+    trained, history = recognize.train_head(runtime, model.expression, tables, head, _tuning_seed(seed, draw, tuning))
+    write_result(runtime, out, history, head=trained)
     return history[-1]
 
 
@@ -124,14 +130,15 @@ def evaluate(
     runtime: Runtime,
     *,
     network: LightCNNRecipe,
+    view: ViewKind,
     generator: GeneratorRecipe | None,
+    head: HeadRecipe | None,
     size: int,
-    references: int,
     seed: int,
 ) -> Metrics:
-    """The counts on the test rows. Inputs: faces, split, finetune; compgan and combine for the five-feature head."""
+    """The counts on the test rows. Inputs: faces, split, finetune; for turned faces compgan and head."""
     data, roles = open_data(inputs)
-    logits_of = _logits_of(inputs, runtime, data, roles, network, generator, references, size, seed)
+    logits_of = _logits_of(inputs, runtime, data, roles, network, view, generator, head, size, seed)
     return _count(runtime, out, logits_of, data, roles, recognize.Unseen(roles.test_base, roles.test_novel))
 
 
@@ -141,9 +148,10 @@ def validate(
     runtime: Runtime,
     *,
     network: LightCNNRecipe,
+    view: ViewKind,
     generator: GeneratorRecipe | None,
+    head: HeadRecipe | None,
     size: int,
-    references: int,
     shots_per_category: int,
     shots_per: ShotsPer,
     draw: int,
@@ -152,7 +160,7 @@ def validate(
     """The counts on validation rows, to choose by: as evaluate, without a look at a test row. Inputs: as evaluate."""
     data, roles = open_data(inputs)
     rows = recognize.validation_rows(roles, shots(data.labels, roles, shots_per_category, draw, seed, shots_per))
-    logits_of = _logits_of(inputs, runtime, data, roles, network, generator, references, size, seed)
+    logits_of = _logits_of(inputs, runtime, data, roles, network, view, generator, head, size, seed)
     return _count(runtime, out, logits_of, data, roles, rows)
 
 
@@ -172,9 +180,9 @@ def _train_classifier(
     return history[-1]
 
 
-def _draw_seed(seed: int, draw: int) -> int:
-    """Fine-tuning draws its batches anew for each draw of the shots."""
-    return seed + 1000 * (draw + 1)
+def _tuning_seed(seed: int, draw: int, tuning: int) -> int:
+    """Fine-tuning draws its batches anew for each draw of the shots, and each time it is repeated."""
+    return seed + 1000 * (draw + 1) + 1_000_000 * tuning
 
 
 def _mixture(
@@ -190,7 +198,7 @@ def _mixture(
     """Base faces, shots, and the first `count` faces of each category of each kind added."""
     sets = []
     for kind in added:
-        if kind == "real":
+        if kind == REAL:
             sets.append(Added(data, _held_back(data, roles, drawn, count, seed)))
         else:
             made = Faces.open(inputs[f"synthesis-{kind}"], like=data.labels)
@@ -209,25 +217,24 @@ def _held_back(data: Faces, roles: Split, drawn: Rows, count: int, seed: int) ->
     return pool[np.sort(np.concatenate(chosen))] if chosen else pool
 
 
-def _combiner(
+def _features_of(
     inputs: Inputs,
     runtime: Runtime,
     model: FaceClassifier,
     data: Faces,
     roles: Split,
+    view: ViewKind,
     generator: GeneratorRecipe,
-    references: int,
+    head: HeadRecipe,
     size: int,
     seed: int,
 ) -> Callable[[Faces, Rows], Tensor]:
-    """features(faces, rows) -> the concatenated features of plain and turned faces, on this worker alone."""
+    """features(faces, rows) -> what a head reads, (n, width), on this worker alone."""
     g_pose = networks.load_gan(inputs["compgan"], generator, runtime.device).pose
-    bank = recognize.load_bank(data, recognize.pose_bank(data.labels, roles, references, seed), size, runtime.device)
-
-    def features(faces: Faces, rows: Rows) -> Tensor:
-        return recognize.combined_features(model, g_pose, synthesize.load(faces, rows, size, runtime.device), bank)
-
-    return features
+    bank = views.pose_bank(data.labels, roles, head.references, seed)
+    loaded = views.load_bank(data, bank, size, runtime.device)
+    see = views.View(view, model, g_pose, loaded, data.labels.poses, head.keep_posed)
+    return lambda faces, rows: see(synthesize.load(faces, rows, size, runtime.device))
 
 
 def _logits_of(
@@ -236,21 +243,22 @@ def _logits_of(
     data: Faces,
     roles: Split,
     network: LightCNNRecipe,
+    view: ViewKind,
     generator: GeneratorRecipe | None,
-    references: int,
+    head: HeadRecipe | None,
     size: int,
     seed: int,
 ) -> Callable[[Rows], Tensor]:
-    """logits_of(rows) -> (n, expressions), of the fine-tuned classifier or, given a generator, of its combined head."""
+    """logits_of(rows) -> (n, expressions), of the fine-tuned classifier or, for turned faces, of their head."""
     model = networks.load_classifier(inputs["finetune"], network, size, data.labels, runtime.device)
-    if generator is None:
+    if generator is None or head is None:
         return lambda rows: model(synthesize.load(data, rows, size, runtime.device)).expression
-    features = _combiner(inputs, runtime, model, data, roles, generator, references, size, seed)
-    width = model.expression.in_features * (1 + len(data.labels.poses))
-    head = networks.load(
-        nn.Linear(width, len(data.labels.expressions)), inputs["combine"] / "head.safetensors", runtime.device
+    features = _features_of(inputs, runtime, model, data, roles, view, generator, head, size, seed)
+    width = model.expression.in_features * views.width(view, data.labels.poses)
+    trained = networks.load(
+        nn.Linear(width, len(data.labels.expressions)), inputs["head"] / "head.safetensors", runtime.device
     )
-    return lambda rows: head(features(data, rows))
+    return lambda rows: trained(features(data, rows))
 
 
 def _count(

@@ -153,11 +153,12 @@ def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, sec
     records = study.records(artifacts)
     rows = table(study.titles, records)
     used = [column for column in COLUMNS if any(column in row.means for row in rows)]
-    draws = study.recipe.draws
+    draws, tunings = study.recipe.draws, study.recipe.tunings
+    over = f"{draws} draws" + (f" x {tunings} fine-tunings" if tunings > 1 else "")
     printer.table(
         (study.recipe.split.task, *(COLUMNS[column] for column in used)),
         [(row.title, *(row.cell(column) for column in used)) for row in rows],
-        title=f"{study.description}: accuracy in %" + (f", mean ± s.e. over {draws} draws" if draws > 1 else ""),
+        title=f"{study.description}: accuracy in %" + (f", mean ± s.e. over {over}" if draws * tunings > 1 else ""),
     )
     for line in study.judged(records):
         printer.note(line)

@@ -7,16 +7,19 @@ is its fingerprint, and a record under that fingerprint means that it need never
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from compgan_core.data.labels import choose_expressions
-from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE, SplitRecipe
+from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE, SplitRecipe, find_novel_pose
 from compgan_core.errors import ConfigurationError, DataError
 from compgan_core.recipe import Recipe, make_recipe
-from compgan_core.recognize import VARIANTS
+from compgan_core.synthesize import mirror_of
+from compgan_core.variants import KINDS, REAL, VARIANTS
+from compgan_core.views import turned_to
 from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.artifacts.fingerprint import fingerprint
 from orchestrator.datasets import Dataset
@@ -82,8 +85,8 @@ class Study:
         # Adding no image is adding no kind: at count 0 the variants share the fine-tuning of the plain one.
         added_to = {name: VARIANTS[name].added if r.synth.count else () for name in r.variants}
         pools = {}
-        for kind in dict.fromkeys(k for kinds in added_to.values() for k in kinds if k != "real"):
-            made_by = {} if kind == "degraded" else {"compgan": compgan}
+        for kind in dict.fromkeys(k for kinds in added_to.values() for k in kinds if k != REAL):
+            made_by = {"compgan": compgan} if KINDS[kind].maker == "compgan" else {}
             arguments = {
                 **common,
                 **shots,
@@ -94,30 +97,32 @@ class Study:
             pools[kind] = Stage("synthesis", arguments, {**data, **made_by}, f"{kind} #{draw}")
         stages = list(pools.values())
         common["network"] = r.network
-        for name in r.variants:
-            kinds, label = added_to[name], f"{name} #{draw}"
+        for name, tuning in product(r.variants, range(r.tunings)):
+            kinds, view = added_to[name], VARIANTS[name].view
+            run = f"#{draw}.{tuning}" if tuning else f"#{draw}"
             training = {
                 **common,
                 **shots,
+                "tuning": tuning,
                 "finetune": r.finetune,
                 "added": kinds,
                 "count": r.synth.count if kinds else 0,
             }
             added = {**data, **{f"synthesis-{kind}": pools[kind] for kind in kinds if kind in pools}}
-            tuned_label = f"{'+'.join(kinds) or 'plain'} #{draw}"
+            tuned_label = f"{'+'.join(kinds) or 'plain'} {run}"
             tuned = Stage("finetune", training, {**added, "classifier": classifier}, tuned_label)
             stages.append(tuned)
-            counting: dict[str, Any] = {**common, "generator": None, "references": 0}
+            counting: dict[str, Any] = {**common, "view": view, "generator": None, "head": None}
             counting |= shots if self.measure == "validate" else {}
             inputs = {**data, "finetune": tuned}
-            if VARIANTS[name].combine:
-                turned = {"generator": r.compgan.generator}
+            if view != "plain":
+                turned = {"view": view, "generator": r.compgan.generator, "head": r.head}
                 by = {"finetune": tuned, "compgan": compgan}
-                combine = Stage("combine", {**training, **turned, "combine": r.combine}, {**added, **by}, label)
-                stages.append(combine)
-                counting |= {**turned, "references": r.combine.references}
-                inputs |= {"compgan": compgan, "combine": combine}
-            stages.append(Stage(self.measure, counting, inputs, label))
+                head = Stage("head", {**training, **turned}, {**added, **by}, f"{name} {run}")
+                stages.append(head)
+                counting |= turned
+                inputs |= {"compgan": compgan, "head": head}
+            stages.append(Stage(self.measure, counting, inputs, f"{name} {run}"))
         return stages
 
     @property
@@ -206,9 +211,24 @@ def study_of(
             f"{recipe.shots} shots were asked for, but a category of {manifest.name!r} has only {min(counts.values())} "
             f"faces: use fewer"
         )
+    _check_variants(recipe, manifest.poses)
     if measure == "validate":
         _check_validation(recipe)
     return Study(recipe, dataset, measure, extras)
+
+
+def _check_variants(recipe: Recipe, poses: Sequence[str]) -> None:
+    """Refuse now what a stage would refuse once everything is trained."""
+    if "mirrored" in recipe.variants:
+        of_pose = NOVEL_ATTRIBUTE[recipe.split.task] == "pose"
+        novel = find_novel_pose(list(poses), recipe.split.novel_pose) if of_pose else ""
+        if mirror_of(novel) not in set(poses) - {novel}:
+            raise ConfigurationError(
+                "the variant 'mirrored' needs a novel pose, and a base pose that is its mirror image, and "
+                f"{recipe.split.task} on the poses {', '.join(poses)} has none: leave it out of variants"
+            )
+    for variant in recipe.variants:
+        turned_to(VARIANTS[variant].view, tuple(poses))
 
 
 def _check_validation(recipe: Recipe) -> None:

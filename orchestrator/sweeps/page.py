@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from compgan_core.recognize import VARIANTS
+from compgan_core.variants import VARIANTS
 from orchestrator.results import COLUMNS
 from orchestrator.sweeps import charts
 from orchestrator.sweeps.analysis import MIN_SEEDS, Difference, Interval, bootstrap, paired

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from compgan_core.errors import ConfigurationError, did_you_mean
 from compgan_core.recipe import make_recipe
-from compgan_core.recognize import VARIANTS
+from compgan_core.variants import VARIANTS
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.datasets import Dataset, find_dataset
 from orchestrator.ingest import FACES, make_faces

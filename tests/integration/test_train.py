@@ -60,7 +60,7 @@ def test_checkpoints_go_once_their_stage_is_recorded(trained: dict, bucket: str)
 def test_a_plan_touches_nothing_and_shows_what_a_changed_setting_would_run(trained: dict, bucket: str) -> None:
     before = list(open_store(bucket).keys())
     plan = small.facts(small.orch("plan", *small.options(bucket, **{"finetune.novel_share": "0.2"}), "--json"))
-    assert {s["name"].split()[0] for s in plan["stages"] if s["state"] == "run"} == {"finetune", "combine", "evaluate"}
+    assert {s["name"].split()[0] for s in plan["stages"] if s["state"] == "run"} == {"finetune", "head", "evaluate"}
     assert list(open_store(bucket).keys()) == before
 
 

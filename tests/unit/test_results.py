@@ -16,7 +16,7 @@ def record(**metrics):
 def test_a_row_is_the_mean_over_the_draws_with_its_standard_error():
     records = {f"evaluate exp #{i}": record(base=50.0, novel=v) for i, v in enumerate((10.0, 20.0, 30.0))}
     (row,) = table({"exp": "L. + G(Exp)", "plain": "L."}, records)
-    assert (row.means["novel"], row.draws) == (20, 3)
+    assert (row.means["novel"], row.runs) == (20, 3)
     assert row.errors["novel"] == pytest.approx(10 / 3**0.5)
     assert [row.cell(c) for c in ("novel", "base", "novel_only")] == ["20.0±5.8", "50.0±0.0", ""]
 

@@ -31,7 +31,7 @@ def changed(a, b):
     return {stage.kind for stage in a.stages if stage.fingerprint not in theirs}
 
 
-TUNED = {"finetune", "combine", "evaluate"}
+TUNED = {"finetune", "head", "evaluate"}
 GENERATED = {"compgan", "quality", "pictures", "synthesis"} | TUNED
 
 
@@ -43,7 +43,7 @@ GENERATED = {"compgan", "quality", "pictures", "synthesis"} | TUNED
         ({"compgan__schedule__steps": "3"}, GENERATED),
         ({"synth__count": "3"}, TUNED),
         ({"finetune__novel_share": "0.1"}, TUNED),
-        ({"combine__dropout": "0.1"}, {"combine", "evaluate"}),
+        ({"head__dropout": "0.1"}, {"head", "evaluate"}),
         ({"judge__edits": "3"}, {"judge", "quality"}),
         ({"shots": "1"}, {"synthesis"} | TUNED),
     ],
@@ -129,7 +129,7 @@ def test_what_validation_cannot_tell_is_refused_before_anything_runs(override, s
 def test_without_extras_nothing_is_judged_or_drawn_and_only_what_results_need_is_left():
     assert changed(study(), study(extras=False)) == {"quality", "pictures", "judge"}
     bare = study(extras=False, variants='["plain","degraded"]')
-    assert {s.kind for s in study(extras=False).stages} - {s.kind for s in bare.stages} == {"compgan", "combine"}
+    assert {s.kind for s in study(extras=False).stages} - {s.kind for s in bare.stages} == {"compgan", "head"}
 
 
 def test_without_an_image_added_every_variant_is_the_plain_one(artifacts):

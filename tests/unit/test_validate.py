@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from compgan_core import networks, recognize, stages
+from compgan_core import networks, recognize, stages, views
 from compgan_core.data.cache import Faces, write_cache
 from compgan_core.data.labels import Labels
 from compgan_core.data.shots import shots
@@ -14,10 +14,11 @@ from compgan_core.errors import DataError
 from compgan_core.nets.gan import GeneratorRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.randomness import generator, seeded
-from compgan_core.recognize import CombineRecipe, FinetuneRecipe
+from compgan_core.recognize import FinetuneRecipe
 from compgan_core.training.classifier import ClassifierRecipe
 from compgan_core.training.optim import ScheduleRecipe
 from compgan_core.training.runtime import Local, load_state, save_state
+from compgan_core.views import HeadRecipe
 
 SIZE, STORED = 16, 18
 NETWORK = LightCNNRecipe(channels=(2, 2, 2, 2), blocks=(0, 0, 0, 0), feature=4)
@@ -52,7 +53,7 @@ def split_of(faces, task="ER-FE", **recipe):
 def inputs(tmp_path_factory):
     """What the stages before left: untrained networks, and six synthesized faces."""
     root = tmp_path_factory.mktemp("inputs")
-    names = ("faces", "split", "classifier", "finetune", "compgan", "combine", "synthesis-exp")
+    names = ("faces", "split", "classifier", "finetune", "compgan", "head", "synthesis-exp")
     paths = {name: root / name for name in names}
     for path in paths.values():
         path.mkdir()
@@ -65,12 +66,16 @@ def inputs(tmp_path_factory):
     for name in ("pose", "exp"):
         save_state(paths["compgan"] / f"{name}.safetensors", getattr(gan, name).state_dict())
     with seeded(0, "head"):
-        save_state(paths["combine"] / "head.safetensors", nn.Linear(4 * NETWORK.feature, 5).state_dict())
+        save_state(paths["head"] / "head.safetensors", nn.Linear(4 * NETWORK.feature, 5).state_dict())
     write_cache(faces.images(np.arange(6)), faces.labels.take(np.arange(6)), paths["synthesis-exp"])
     return paths
 
 
-HEADS = [{"generator": None, "references": 0}, {"generator": GENERATOR, "references": 1}]
+HEAD = HeadRecipe(schedule=SCHEDULE)
+HEADS = [
+    {"view": "plain", "generator": None, "head": None},
+    {"view": "combined", "generator": GENERATOR, "head": HEAD},
+]
 
 
 @pytest.mark.parametrize("head", HEADS, ids=["plain", "five features"])
@@ -79,7 +84,7 @@ def test_validation_is_blind_to_every_face_but_its_own(inputs, tmp_path, head):
     split = split_of(faces)
     drawn = shots(faces.labels, split, 2, 0, 0)
     base, novel = recognize.validation_rows(split, drawn)
-    bank = recognize.pose_bank(faces.labels, split, 1, 0).rows if head["generator"] else []
+    bank = views.pose_bank(faces.labels, split, 1, 0).rows if head["generator"] else []
     make_faces(tmp_path / "black", kept=np.concatenate([base, novel, *bank]))
     confusions = []
     for i, seen in enumerate((inputs["faces"], tmp_path / "black")):
@@ -118,14 +123,13 @@ def test_without_validation_rows_a_sentence_says_what_to_change(inputs):
 
 def test_count_0_trains_as_if_no_image_were_added(inputs, tmp_path):
     finetune = FinetuneRecipe(training=ClassifierRecipe(schedule=SCHEDULE))
-    combine = CombineRecipe(schedule=SCHEDULE)
     made = []
     for i, added in enumerate(((), ("exp",), ("exp", "real"))):
         out = tmp_path / str(i)
         out.mkdir()
-        settings = {**COMMON, **SHOTS, "finetune": finetune, "count": 0, "added": added}
+        settings = {**COMMON, **SHOTS, "finetune": finetune, "count": 0, "added": added, "tuning": 0}
         assert stages.finetune(inputs, out, Local(), **settings)["images_added"] == 0
-        stages.combine(inputs | {"finetune": out}, out, Local(), **settings, generator=GENERATOR, combine=combine)
+        stages.head(inputs | {"finetune": out}, out, Local(), **settings, **HEADS[1])
         made.append([load_state(out / f"{name}.safetensors")[0] for name in ("classifier", "head")])
     for other in made[1:]:
         for ours, theirs in zip(made[0], other, strict=True):

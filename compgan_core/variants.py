@@ -1,0 +1,52 @@
+"""The rows of the table, as data: Table 5, and the controls without which a gain means nothing."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from compgan_core.data.labels import Attribute
+from compgan_core.views import ViewKind
+
+REAL = "real"
+"""Held-back real images, in place of a kind."""
+
+
+class Kind(NamedTuple):
+    """A kind of faces that a training set can be enlarged by."""
+
+    maker: str | None
+    """The stage whose networks make them; None where no network is needed."""
+    edits: Attribute | None
+    """What the made face has of its reference, and not of its source."""
+
+
+KINDS = {
+    "exp": Kind("compgan", "expression"),
+    "pose": Kind("compgan", "pose"),
+    "degraded": Kind(None, None),
+    "mirrored": Kind(None, "pose"),
+}
+
+
+class Variant(NamedTuple):
+    """One row of the table."""
+
+    title: str
+    added: tuple[str, ...]
+    """Of `KINDS`, or REAL."""
+    view: ViewKind = "plain"
+
+
+VARIANTS = {
+    "plain": Variant("L.", ()),
+    "degraded": Variant("L. + degraded copies (control)", ("degraded",)),
+    "mirrored": Variant("L. + mirrored faces (control)", ("mirrored",)),
+    "pose": Variant("L. + G(Pose)", ("pose",)),
+    "front": Variant("L. + G(Pose) + Front", ("pose",), "front"),
+    "combine": Variant("L. + G(Pose) + Combine", ("pose",), "combined"),
+    "exp": Variant("L. + G(Exp)", ("exp",)),
+    "both": Variant("L. + G(Pose) + G(Exp)", ("pose", "exp")),
+    "compgan": Variant("Comp-GAN", ("pose", "exp"), "combined"),
+    "oracle": Variant("L. + real images (oracle)", (REAL,)),
+}
+TABLE_5 = ("plain", "pose", "front", "combine", "exp", "both", "compgan")
