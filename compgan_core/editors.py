@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
 
-class Wanted(NamedTuple):
-    """What an edited face is to show; the identity stays."""
+class Looks(NamedTuple):
+    """What faces show besides who they are."""
 
     pose: Tensor
     """int64 (n,), as numbers of the vocabulary."""
     expression: Tensor
+    """Likewise."""
 
 
 class Editor(Protocol):
     """Edits faces in pose or in expression; one editor for one of the two."""
 
-    def edit(self, source: Tensor, reference: Tensor, wanted: Wanted) -> Tensor:
+    def edit(self, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
         """Faces (n, 3, size, size) in [-1, 1], from sources and references, which carry what is wanted.
 
-        An editor may go by the reference, by the labels, or by both.
+        has: of the sources. wanted: of the result; the identity stays. An editor may go by the reference, by the
+        labels, or by both.
         """
+
+
+Editors = Mapping[str, Editor]
+"""Of pose and of expression, by the paper's names of the generators: "pose" and "exp"."""
 
 
 class ByReference:
@@ -31,5 +38,5 @@ class ByReference:
     def __init__(self, generator: nn.Module):
         self.generator = generator
 
-    def edit(self, source: Tensor, reference: Tensor, wanted: Wanted) -> Tensor:
+    def edit(self, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
         return self.generator(source, reference)

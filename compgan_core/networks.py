@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,11 +11,14 @@ from torch import nn
 
 from compgan_core.compgan import CompGAN
 from compgan_core.data.labels import Labels
+from compgan_core.editors import ByReference, Editors
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.gan import Discriminator, DiscriminatorRecipe, Generator, GeneratorRecipe, init_gan
 from compgan_core.nets.judge import Judge, JudgeNetRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.randomness import seeded
+from compgan_core.rivals import RivalRecipe, make_rival
+from compgan_core.rivals.base import Domain
 from compgan_core.training.runtime import load_state
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -73,6 +77,21 @@ def load_gan(directory: Path, recipe: GeneratorRecipe, device: torch.device) -> 
     load(gan.pose, directory / "pose.safetensors", device)
     load(gan.exp, directory / "exp.safetensors", device)
     return gan
+
+
+def load_editors(
+    inputs: Mapping[str, Path],
+    generator: GeneratorRecipe | RivalRecipe,
+    size: int,
+    labels: Labels,
+    device: torch.device,
+) -> Editors:
+    """What edits pose and expression: Comp-GAN, or a rival as its stage left it. Input: compgan or rival."""
+    if isinstance(generator, GeneratorRecipe):
+        gan = load_gan(inputs["compgan"], generator, device)
+        return {"pose": ByReference(gan.pose), "exp": ByReference(gan.exp)}
+    kept = make_rival(generator, Domain.of(labels, size), 0).kept
+    return load(kept, inputs["rival"] / "kept.safetensors", device).editors
 
 
 def _classes(labels: Labels) -> tuple[int, int, int]:

@@ -58,7 +58,7 @@ def loss_curves(histories: Mapping[str, Sequence[Mapping[str, float]]], path: Pa
                 axes.plot(steps, [row[name] for row in history if name in row], label=name, linewidth=1.2)
         axes.set_title(title, loc="left", fontsize=10)
         axes.set_xlabel("step", fontsize=8)
-        axes.set_yscale("log")
+        axes.set_yscale("symlog", linthresh=1e-3)  # a critic's loss is negative
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7, ncols=2, frameon=False)

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compgan_core import transforms
-from compgan_core.compgan import CALLS, TARGET, CompGAN, Tuples
+from compgan_core.compgan import CALLS, TARGET, Tuples
 from compgan_core.data.cache import Faces
 from compgan_core.data.labels import Labels
+from compgan_core.editors import Editors, Looks
 from compgan_core.nets.classifier import Logits
 from compgan_core.pictures import face_grid
 from compgan_core.randomness import uniform
@@ -22,6 +23,8 @@ from compgan_core.training.runtime import Runtime, over_workers
 
 EDITS = {"P": 0, "E": 1, "PE": 2, "EP": 3}
 """Edits by the generator call of Algorithm 1 that makes them: pose, expression, both in either order."""
+MADE = range(4)
+"""Those calls, each after the one whose face it edits."""
 CHUNK = 16
 
 
@@ -48,7 +51,7 @@ def ceiling(judge: nn.Module, faces: Faces, rows: np.ndarray, size: int, device:
 
 
 def edits(
-    runtime: Runtime, gan: CompGAN, readers: Mapping[str, nn.Module], tuples: Callable[[np.ndarray], Tuples], n: int
+    runtime: Runtime, editors: Editors, readers: Mapping[str, nn.Module], tuples: Callable[[np.ndarray], Tuples], n: int
 ) -> dict[str, float]:
     """For `n` tuples and each of `EDITS`: percent of identity, pose and expression that each reader reads as intended,
     mean L1 to the ground truth, and the L1 of the unedited source, in units of [-1, 1] pixels.
@@ -58,14 +61,12 @@ def edits(
 
     def compute(part: slice) -> Tensor:
         batch: Tuples = tuples(np.arange(part.start, part.stop))
-        fakes = gan(batch.reals[0], batch.references)
+        fakes = edited(editors, batch)
         columns = []
         for call in EDITS.values():
-            truth = batch.reals[TARGET[call]]
-            pose = batch.pose[int(CALLS[call].cell.startswith("pt"))]
-            expression = batch.expression[int(CALLS[call].cell.endswith("et"))]
+            truth, meant = batch.reals[TARGET[call]], _looks(batch, CALLS[call].cell)
             for reader in readers.values():
-                columns.append(_hits(reader(fakes[call]), batch.identity, pose, expression))
+                columns.append(_hits(reader(fakes[call]), batch.identity, *meant))
             distances = [(x - truth).abs().flatten(1).mean(1) for x in (fakes[call], batch.reals[0])]
             columns.append(torch.stack(distances))
         return torch.cat(columns).T
@@ -82,13 +83,29 @@ def edits(
     return figures
 
 
-def draw_grid(gan: CompGAN, batch: Tuples, rows: np.ndarray, labels: Labels, path: Path) -> None:
+def edited(editors: Editors, batch: Tuples) -> list[Tensor]:
+    """The faces (batch, 3, size, size) of `EDITS`, by the number of the call."""
+    fakes: list[Tensor] = []
+    for call in (CALLS[i] for i in MADE):
+        source = batch.reals[0] if call.source < 0 else fakes[call.source]
+        has = _looks(batch, "ps_es" if call.source < 0 else CALLS[call.source].cell)
+        reference, wanted = batch.references[len(fakes)], _looks(batch, call.cell)
+        fakes.append(editors[call.generator].edit(source, reference, has, wanted))
+    return fakes
+
+
+def _looks(batch: Tuples, cell: str) -> Looks:
+    """Pose and expression of a cell of each tuple."""
+    return Looks(batch.pose[int(cell.startswith("pt"))], batch.expression[int(cell.endswith("et"))])
+
+
+def draw_grid(editors: Editors, batch: Tuples, rows: np.ndarray, labels: Labels, path: Path) -> None:
     """Write a sheet: source, and for each of `EDITS` its reference, the edited face and the truth.
 
     rows: the tuples' rows (n, 12), for captions.
     """
     with torch.inference_mode():
-        fakes = gan(batch.reals[0], batch.references)
+        fakes = edited(editors, batch)
     columns = [("source", batch.reals[0], rows[:, 0], False)]
     titles = {"P": "pose edit", "E": "expression edit", "PE": "pose, then expr.", "EP": "expr., then pose"}
     for name, call in EDITS.items():

@@ -19,6 +19,10 @@ from compgan_core.losses import LAMBDA, MU, Weights
 from compgan_core.nets.judge import JudgeNetRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.recognize import FinetuneRecipe
+from compgan_core.rivals.attgan import AttGANRecipe
+from compgan_core.rivals.cyclegan import CycleGANRecipe
+from compgan_core.rivals.pix2pix import Pix2PixRecipe
+from compgan_core.rivals.vaegan import VAEGANRecipe
 from compgan_core.synthesize import SynthesisRecipe
 from compgan_core.training.classifier import ClassifierRecipe, HeadWeights
 from compgan_core.training.gan import CompGANRecipe
@@ -50,6 +54,17 @@ class JudgeRecipe(BaseModel):
     edits: int = Field(512, ge=1)
 
 
+class RivalRecipes(BaseModel):
+    """The generators that Comp-GAN is compared with; the defaults are their authors'."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attgan: AttGANRecipe = AttGANRecipe()
+    cyclegan: CycleGANRecipe = CycleGANRecipe()
+    pix2pix: Pix2PixRecipe = Pix2PixRecipe()
+    vaegan: VAEGANRecipe = VAEGANRecipe()
+
+
 class Recipe(BaseModel):
     """A study: one task on one data set."""
 
@@ -79,6 +94,7 @@ class Recipe(BaseModel):
     finetune: FinetuneRecipe = FinetuneRecipe()
     head: HeadRecipe = HeadRecipe()
     judge: JudgeRecipe = JudgeRecipe()
+    rivals: RivalRecipes = RivalRecipes()
     variants: tuple[str, ...] = ("plain", "degraded", "exp", "compgan")
 
 
@@ -139,6 +155,39 @@ def _small(size: int, stored: int, width: int, steps: int) -> dict[str, Any]:
         "judge": {
             "network": {"width": 16, "downs": 3, "feature": 128},
             "training": supervised(steps, degrade=True),
+        },
+        "rivals": _small_rivals(size, steps + steps // 5),
+    }
+
+
+def _small_rivals(size: int, steps: int) -> dict[str, Any]:
+    """As many tuples as Comp-GAN sees, and for AttGAN as many updates of its generator; the generators' rate is
+    Comp-GAN's. The last map of each network is as large as its authors', so there are fewer of them."""
+    downs = (size // 4).bit_length() - 1
+    schedule, adam = {"steps": steps, "batch": 8}, {"name": "adam", "lr": 1e-3}
+    return {
+        "attgan": {
+            "generator": {"width": 24, "downs": downs},
+            "discriminator": {"width": 24, "downs": downs, "hidden": 64},
+            "schedule": {**schedule, "steps": 6 * steps},
+            "optimizer": adam,
+        },
+        "cyclegan": {
+            "generator": {"width": 16, "blocks": 3},
+            "discriminator": {"width": 24, "layers": 2},
+            "schedule": schedule,
+            "optimizer": adam,
+        },
+        "pix2pix": {
+            "generator": {"width": 24, "downs": downs + 2, "dropouts": 1},
+            "discriminator": {"width": 24, "layers": 2},
+            "schedule": schedule,
+            "optimizer": adam,
+        },
+        "vaegan": {
+            "network": {"width": 24, "latent": 128},
+            "schedule": schedule,
+            "optimizer": {"name": "rmsprop", "lr": 1e-3},
         },
     }
 

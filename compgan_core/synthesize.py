@@ -20,7 +20,7 @@ from compgan_core import transforms
 from compgan_core.data.cache import Faces
 from compgan_core.data.labels import Attribute, Labels, Rows
 from compgan_core.data.splits import Split
-from compgan_core.editors import Editor, Wanted
+from compgan_core.editors import Editor, Looks
 from compgan_core.errors import DataError
 from compgan_core.randomness import generator
 from compgan_core.training.runtime import Runtime, over_workers
@@ -111,9 +111,9 @@ def edited(editor: Editor, faces: Faces, size: int) -> Make:
     """What an editor makes after the references of the plan."""
 
     def make(source: Tensor, edits: Edits, rows: slice) -> Tensor:
-        codes = edits.labels.pose[rows], edits.labels.expression[rows]
-        wanted = Wanted(*(torch.from_numpy(x).long().to(source.device) for x in codes))
-        return editor.edit(source, load(faces, edits.reference[rows], size, source.device), wanted)
+        has = looks(faces.labels, edits.source[rows], source.device)
+        wanted = looks(edits.labels, rows, source.device)
+        return editor.edit(source, load(faces, edits.reference[rows], size, source.device), has, wanted)
 
     return make
 
@@ -146,6 +146,11 @@ def synthesize(runtime: Runtime, make: Make, faces: Faces, edits: Edits, size: i
 def load(faces: Faces, rows: np.ndarray, size: int, device: torch.device) -> Tensor:
     """These rows, centre-cropped, float (n, 3, size, size) in [-1, 1]."""
     return transforms.normalise(transforms.centre_crop(transforms.to_faces(faces.images(rows), device), size))
+
+
+def looks(labels: Labels, rows: Rows | slice, device: torch.device) -> Looks:
+    """Pose and expression of these rows."""
+    return Looks(*(torch.from_numpy(codes[rows]).long().to(device) for codes in (labels.pose, labels.expression)))
 
 
 def _labels(

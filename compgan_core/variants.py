@@ -18,7 +18,12 @@ class Kind(NamedTuple):
     """The stage whose networks make them; None where no network is needed."""
     edits: Attribute | None
     """What the made face has of its reference, and not of its source."""
+    like: str = ""
+    """The kind whose sources and references are edited, where they are not its own."""
 
+
+RIVALS = {"attgan": "AttGAN", "cyclegan": "CycleGAN", "pix2pix": "Pix2Pix", "vaegan": "VAE/GAN"}
+"""Makers that the paper compares Comp-GAN with: names in the recipe -> titles."""
 
 KINDS = {
     "exp": Kind("compgan", "expression"),
@@ -26,6 +31,8 @@ KINDS = {
     "degraded": Kind(None, None),
     "mirrored": Kind(None, "pose"),
 }
+KINDS |= {f"{rival}-pose": Kind(rival, "pose", "pose") for rival in RIVALS}
+KINDS |= {f"{rival}-exp": Kind(rival, "expression", "exp") for rival in RIVALS}
 
 
 class Variant(NamedTuple):
@@ -49,4 +56,6 @@ VARIANTS = {
     "compgan": Variant("Comp-GAN", ("pose", "exp"), "combined"),
     "oracle": Variant("L. + real images (oracle)", (REAL,)),
 }
+VARIANTS |= {name: Variant(f"L. + {title}", (f"{name}-pose", f"{name}-exp")) for name, title in RIVALS.items()}
+TABLE_4 = ("plain", "cyclegan", "pix2pix", "vaegan", "attgan", "compgan")
 TABLE_5 = ("plain", "pose", "front", "combine", "exp", "both", "compgan")

@@ -63,7 +63,7 @@ def outcome(study: Study, plan: Plan, records: Mapping[str, Record], seconds: Ma
     return {
         "study": study.name,
         "metrics": {row.variant: {"means": row.means, "errors": row.errors, "runs": row.runs} for row in rows}
-        | {name: records[name].metrics for name in ("quality", "judge") if name in records},
+        | {name: record.metrics for name, record in records.items() if name.split()[0] in ("quality", "judge")},
         "stages": [
             {
                 "name": stage.name,

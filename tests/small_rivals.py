@@ -45,8 +45,8 @@ def tuples(samples: np.ndarray) -> Tuples:
 
 
 def weights(rival) -> dict[str, torch.Tensor]:
-    """All that training may change, and the editor."""
-    networks = {**rival.networks, "editor": rival.editor}
+    """All that training may change, and what is kept."""
+    networks = {**rival.networks, "kept": rival.kept}
     return {f"{name}.{k}": t.clone() for name, m in networks.items() for k, t in m.state_dict().items()}
 
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
+from compgan_core.editors import Editors, Looks
 from compgan_core.nets.gan import Discriminator, DiscriminatorRecipe
 from compgan_core.randomness import seeded, uniform
-from compgan_core.rivals.base import Domain, Edited, Looks, edits_of, known_values
+from compgan_core.rivals.base import EDITED, Domain, Trained, edits_of, known_values
 from compgan_core.rivals.layers import BatchNorm
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -132,7 +133,7 @@ class AttGANDiscriminator(nn.Module):
         return self.critic.head(maps).squeeze(1), self.attributes(maps)
 
 
-class AttGANEditor(nn.Module):
+class AttGANEditor(Trained):
     """Generates the wanted attributes. A value that was never trained is read off the reference by the classifier."""
 
     known: Tensor
@@ -144,7 +145,11 @@ class AttGANEditor(nn.Module):
         self.generator, self.classifier, self.domain, self.loss = generator, classifier, domain, loss
         self.register_buffer("known", torch.ones(2, max(domain.expressions, domain.poses), dtype=torch.bool))
 
-    def edit(self, edited: Edited, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
+    @property
+    def editors(self) -> Editors:
+        return dict.fromkeys(EDITED, self)
+
+    def edit(self, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
         groups = self.domain.expressions, self.domain.poses
         logits = self.classifier(reference)[1].split(groups, 1)
         read = [x.sigmoid() if self.loss == "sigmoid" else x.softmax(1) for x in logits]
@@ -163,7 +168,7 @@ class AttGAN:
         with seeded(seed, "init attgan"):
             self.g = AttGANGenerator(recipe.generator, n)
             self.d = AttGANDiscriminator(recipe.discriminator, domain.size, n)
-        self.editor = AttGANEditor(self.g, self.d, domain, recipe.attribute_loss)
+        self.kept = AttGANEditor(self.g, self.d, domain, recipe.attribute_loss)
         self.networks = {"generator": self.g, "discriminator": self.d}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
@@ -216,8 +221,8 @@ class AttGAN:
 
     def complete(self, runtime: Runtime, load: Callable[[Rows], Tensor], labels: Labels, rows: Rows) -> None:
         poses, expressions = known_values(labels, rows)
-        self.editor.known[0, : len(expressions)] = expressions
-        self.editor.known[1, : len(poses)] = poses
+        self.kept.known[0, : len(expressions)] = expressions
+        self.kept.known[1, : len(poses)] = poses
 
 
 def attributes_of(looks: Looks, domain: Domain) -> Tensor:

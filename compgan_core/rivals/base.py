@@ -11,19 +11,13 @@ from torch import Tensor, nn
 
 from compgan_core.compgan import CALLS, TARGET, Tuples
 from compgan_core.data.labels import Labels, Rows
+from compgan_core.editors import ByReference, Editors, Looks
 from compgan_core.training.loop import Update
 from compgan_core.training.runtime import Runtime
 
 Edited = Literal["pose", "exp"]
 """The attribute that an edit changes, by the paper's names of the generators."""
 EDITED: tuple[Edited, ...] = ("pose", "exp")
-
-
-class Looks(NamedTuple):
-    """Pose and expression of faces: int64 (n,) each, positions in the vocabularies of the data."""
-
-    pose: Tensor
-    expression: Tensor
 
 
 class Domain(NamedTuple):
@@ -38,19 +32,19 @@ class Domain(NamedTuple):
         return cls(size, len(labels.poses), len(labels.expressions))
 
 
-class Editor(Protocol):
-    """Edits one attribute of faces. A rival that reads labels ignores the reference where it knows the label."""
+class Trained(nn.Module):
+    """What is kept of a rival after training."""
 
-    def edit(self, edited: Edited, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
-        """source, reference: (n, 3, size, size) in [-1, 1]; has, wanted: of the source, and of the result. Returns
-        faces like the source."""
+    @property
+    def editors(self) -> Editors:
+        """As `editors` has them."""
+        raise NotImplementedError
 
 
 class Rival(Protocol):
     """A method of editing faces, ready to be trained."""
 
-    editor: nn.Module
-    """Satisfies `Editor`; what is kept after training."""
+    kept: Trained
     networks: Mapping[str, nn.Module]
     """What is trained, each by an engine of its own."""
 
@@ -64,7 +58,7 @@ class Rival(Protocol):
         """Which networks may move, given the metrics' means over all workers."""
 
     def complete(self, runtime: Runtime, load: Callable[[Rows], Tensor], labels: Labels, rows: Rows) -> None:
-        """Put into the editor what it needs besides weights, from its training rows. Collective."""
+        """Put into what is kept what it needs besides weights, from its training rows. Collective."""
 
 
 class Edit(NamedTuple):
@@ -89,15 +83,16 @@ def edits_of(batch: Tuples) -> dict[Edited, Edit]:
     return found
 
 
-class ReferenceEditor(nn.Module):
+class ByReferences(Trained):
     """A generator for each attribute, each of (source, reference)."""
 
     def __init__(self, pose: nn.Module, exp: nn.Module):
         super().__init__()
         self.pose, self.exp = pose, exp
 
-    def edit(self, edited: Edited, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
-        return getattr(self, edited)(source, reference)
+    @property
+    def editors(self) -> Editors:
+        return {edited: ByReference(getattr(self, edited)) for edited in EDITED}
 
 
 def known_values(labels: Labels, rows: Rows) -> tuple[Tensor, Tensor]:

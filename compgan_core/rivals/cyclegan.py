@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
 from compgan_core.randomness import seeded
-from compgan_core.rivals.base import EDITED, Domain, Edit, Edited, ReferenceEditor, edits_of
+from compgan_core.rivals.base import EDITED, ByReferences, Domain, Edit, Edited, edits_of
 from compgan_core.rivals.layers import ImagePool, PatchGAN, PatchGANRecipe, init_normal
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -112,14 +112,14 @@ class CycleGAN:
         self.recipe = recipe
         shape = 6, domain.size, domain.size
         with seeded(seed, "init cyclegan"):
-            self.editor = ReferenceEditor(ResNet(recipe.generator), ResNet(recipe.generator))
+            self.kept = ByReferences(ResNet(recipe.generator), ResNet(recipe.generator))
             self.d = {
                 edited: PooledPatchGAN(recipe.discriminator, ImagePool(recipe.pool, shape, seed, f"pool {edited}"))
                 for edited in EDITED
             }
-            for network in (self.editor, *self.d.values()):
+            for network in (self.kept, *self.d.values()):
                 init_normal(network)
-        self.networks = {e: getattr(self.editor, e) for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
+        self.networks = {e: getattr(self.kept, e) for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
         metrics: dict[str, Tensor] = {}

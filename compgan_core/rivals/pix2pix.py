@@ -19,7 +19,7 @@ from compgan_core import losses
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
 from compgan_core.randomness import seeded, uniform
-from compgan_core.rivals.base import EDITED, Domain, Edit, Edited, ReferenceEditor, edits_of
+from compgan_core.rivals.base import EDITED, ByReferences, Domain, Edit, Edited, edits_of
 from compgan_core.rivals.layers import BatchNorm, PatchGAN, PatchGANRecipe, init_normal
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -98,11 +98,11 @@ class Pix2Pix:
     def __init__(self, recipe: Pix2PixRecipe, domain: Domain, seed: int):
         self.recipe, self.seed = recipe, seed
         with seeded(seed, "init pix2pix"):
-            self.editor = ReferenceEditor(UNet(recipe.generator), UNet(recipe.generator))
+            self.kept = ByReferences(UNet(recipe.generator), UNet(recipe.generator))
             self.d = {edited: PatchGAN(recipe.discriminator, 6, "batch") for edited in EDITED}
-            for network in (self.editor, *self.d.values()):
+            for network in (self.kept, *self.d.values()):
                 init_normal(network)
-        self.networks = {e: getattr(self.editor, e) for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
+        self.networks = {e: getattr(self.kept, e) for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
         metrics: dict[str, Tensor] = {}

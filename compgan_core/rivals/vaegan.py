@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
+from compgan_core.editors import Editors, Looks
 from compgan_core.randomness import normal, seeded
-from compgan_core.rivals.base import Domain, Edited, Looks, known_values
+from compgan_core.rivals.base import EDITED, Domain, Trained, known_values
 from compgan_core.rivals.layers import BatchNorm
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -123,7 +124,7 @@ class VAEGANDiscriminator(nn.Module):
         return self.head(features).squeeze(1), features
 
 
-class VAEGANEditor(nn.Module):
+class VAEGANEditor(Trained):
     """Moves a face in latent space from the mean of what it is to the mean of what is wanted.
 
     A value that no training row has is taken from the reference: its latent, less the mean of its other attribute.
@@ -143,7 +144,11 @@ class VAEGANEditor(nn.Module):
             self.register_buffer(f"known_{name}", torch.ones(n, dtype=torch.bool))
         self.register_buffer("centre", torch.zeros(latent))
 
-    def edit(self, edited: Edited, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
+    @property
+    def editors(self) -> Editors:
+        return dict.fromkeys(EDITED, self)
+
+    def edit(self, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
         z, of_reference = self.encoder(source)[0], self.encoder(reference)[0] - self.centre
         z = z + self._vector(self.pose, self.known_pose, wanted.pose, of_reference)
         z = z + self._vector(self.expression, self.known_expression, wanted.expression, of_reference)
@@ -163,7 +168,7 @@ class VAEGAN:
             self.encoder = Encoder(recipe.network, domain.size)
             self.decoder = Decoder(recipe.network, domain.size)
             self.d = VAEGANDiscriminator(recipe.network, domain.size)
-        self.editor = VAEGANEditor(self.encoder, self.decoder, domain, recipe.network.latent)
+        self.kept = VAEGANEditor(self.encoder, self.decoder, domain, recipe.network.latent)
         self.networks = {"encoder": self.encoder, "decoder": self.decoder, "discriminator": self.d}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
@@ -201,15 +206,15 @@ class VAEGAN:
         self.encoder.eval()
         with torch.inference_mode():
             z = over_workers(runtime, len(rows), CHUNK, lambda part: self.encoder(load(rows[part]))[0])
-        editor = self.editor
+        kept = self.kept
         known = known_values(labels, rows)
         for codes, vectors, known_buffer, occurs in (
-            (labels.pose, editor.pose, editor.known_pose, known[0]),
-            (labels.expression, editor.expression, editor.known_expression, known[1]),
+            (labels.pose, kept.pose, kept.known_pose, known[0]),
+            (labels.expression, kept.expression, kept.known_expression, known[1]),
         ):
             vectors.copy_(attribute_vectors(z, torch.from_numpy(codes[rows]).long().to(z.device), len(vectors)))
             known_buffer.copy_(occurs)
-        editor.centre.copy_(z.mean(0))
+        kept.centre.copy_(z.mean(0))
 
 
 def kl(mean: Tensor, log_variance: Tensor) -> Tensor:

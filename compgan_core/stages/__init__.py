@@ -5,7 +5,7 @@ its files on rank 0 into `out`, and returns the metrics of its record. Its keywo
 runs it hashes them, so it cannot use a setting that is not accounted for.
 """
 
-from compgan_core.stages.generation import compgan, judge, pictures, quality, synthesis
+from compgan_core.stages.generation import compgan, judge, pictures, quality, rival, synthesis
 from compgan_core.stages.inputs import split
 from compgan_core.stages.recognition import classifier, evaluate, finetune, head, pretrain, validate
 
@@ -19,6 +19,7 @@ __all__ = [
     "pictures",
     "pretrain",
     "quality",
+    "rival",
     "split",
     "synthesis",
     "validate",

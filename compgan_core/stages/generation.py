@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compgan_core import editors, networks, synthesize
+from compgan_core import networks, synthesize
 from compgan_core import quality as quality_of
 from compgan_core.data.cache import Faces, write_cache
 from compgan_core.data.shots import ShotsPer, shots
@@ -17,9 +17,12 @@ from compgan_core.nets.gan import GeneratorRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.pictures import loss_curves
 from compgan_core.recipe import JudgeRecipe
+from compgan_core.rivals import RivalRecipe, make_rival
+from compgan_core.rivals.base import Domain
 from compgan_core.stages.inputs import Inputs, Metrics, open_data, write_result
 from compgan_core.training import classifier as supervised
 from compgan_core.training import gan as gan_training
+from compgan_core.training import rivals as rivals_training
 from compgan_core.training.gan import CompGANRecipe
 from compgan_core.training.runtime import Runtime
 from compgan_core.variants import KINDS
@@ -51,6 +54,22 @@ def compgan(
     return {"tuples": sampler.count, **history[-1]}
 
 
+def rival(inputs: Inputs, out: Path, runtime: Runtime, *, rival: RivalRecipe, size: int, seed: int) -> Metrics:
+    """One of the generators that Comp-GAN is compared with, on D_base. Inputs: faces, split."""
+    data, roles = open_data(inputs)
+    made = make_rival(rival, Domain.of(data.labels, size), seed)
+    for network in (made.kept, *made.networks.values()):
+        network.to(runtime.device)
+    sampler = TupleSampler(data.labels, roles.base_train, seed, rival.reference_mismatch)
+    tuples = gan_training.tuples_of(data, sampler, size, seed, runtime.device)
+    history = rivals_training.train(runtime, made, tuples, rival, len(roles.base_train))
+    made.complete(
+        runtime, lambda rows: synthesize.load(data, rows, size, runtime.device), data.labels, roles.base_train
+    )
+    write_result(runtime, out, history, kept=made.kept)
+    return {"tuples": sampler.count, **history[-1]}
+
+
 def judge(inputs: Inputs, out: Path, runtime: Runtime, *, judge: JudgeRecipe, size: int, seed: int) -> Metrics:
     """The judge, on nine tenths of all rows, degraded; it supervises nobody. Input: faces."""
     data = Faces.open(inputs["faces"])
@@ -69,23 +88,23 @@ def quality(
     *,
     network: LightCNNRecipe,
     size: int,
-    generator: GeneratorRecipe,
+    generator: GeneratorRecipe | RivalRecipe,
     judge: JudgeRecipe,
     seed: int,
 ) -> Metrics:
     """What the judge and F_cls read in edits of base training faces, and their distance to the truth.
 
-    Inputs: faces, split, classifier, compgan, judge.
+    Inputs: faces, split, classifier, judge; compgan or rival.
     """
     data, roles = open_data(inputs)
-    gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
+    editors = networks.load_editors(inputs, generator, size, data.labels, runtime.device)
     readers = {
         "judge": networks.load_judge(inputs["judge"], judge.network, size, data.labels, runtime.device),
         "f_cls": networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device),
     }
     sampler = TupleSampler(data.labels, roles.base_train, seed + 1, 0.0)
     tuples = gan_training.tuples_of(data, sampler, size, seed + 1, runtime.device)
-    return quality_of.edits(runtime, gan, readers, tuples, judge.edits)
+    return quality_of.edits(runtime, editors, readers, tuples, judge.edits)
 
 
 def synthesis(
@@ -94,7 +113,7 @@ def synthesis(
     runtime: Runtime,
     *,
     kind: str,
-    generator: GeneratorRecipe | None,
+    generator: GeneratorRecipe | RivalRecipe | None,
     size: int,
     shots_per_category: int,
     shots_per: ShotsPer,
@@ -102,7 +121,7 @@ def synthesis(
     pool: int,
     seed: int,
 ) -> Metrics:
-    """A pool of faces of one kind for each category. Inputs: faces, split, compgan."""
+    """A pool of faces of one kind for each category. Inputs: faces, split; compgan or rival, for edited faces."""
     data, roles = open_data(inputs)
     drawn = shots(data.labels, roles, shots_per_category, draw, seed, shots_per)
     make: synthesize.Make = synthesize.mirrored if kind == "mirrored" else synthesize.degraded(seed)
@@ -111,8 +130,8 @@ def synthesis(
     else:
         edits = synthesize.plan_edits(kind, KINDS[kind].edits, data.labels, roles, drawn, pool, seed, draw)
     if generator:
-        gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
-        make = synthesize.edited(editors.ByReference(getattr(gan, kind)), data, size)
+        editors = networks.load_editors(inputs, generator, size, data.labels, runtime.device)
+        make = synthesize.edited(editors[kind], data, size)
     images = synthesize.synthesize(runtime, make, data, edits, size)
     if runtime.rank == 0:
         write_cache(images, edits.labels, out)
@@ -120,19 +139,26 @@ def synthesis(
 
 
 def pictures(
-    inputs: Inputs, out: Path, runtime: Runtime, *, size: int, generator: GeneratorRecipe, rows: int, seed: int
+    inputs: Inputs,
+    out: Path,
+    runtime: Runtime,
+    *,
+    size: int,
+    generator: GeneratorRecipe | RivalRecipe,
+    rows: int,
+    seed: int,
 ) -> Metrics:
     """The grid of edited faces and the loss curves.
 
-    Inputs: faces, split, compgan, and every other stage that has a history.
+    Inputs: faces, split, compgan or rival, and every other stage that has a history.
     """
     if runtime.rank == 0:
         data, roles = open_data(inputs)
-        gan = networks.load_gan(inputs["compgan"], generator, runtime.device)
+        editors = networks.load_editors(inputs, generator, size, data.labels, runtime.device)
         sampler = TupleSampler(data.labels, roles.base_train, seed + 2, 0.0)
         numbers = np.arange(rows)
         tuples = gan_training.tuples_of(data, sampler, size, seed + 2, runtime.device)
-        quality_of.draw_grid(gan, tuples(numbers), sampler.batch(0, rows), data.labels, out / "faces.png")
+        quality_of.draw_grid(editors, tuples(numbers), sampler.batch(0, rows), data.labels, out / "faces.png")
         histories = {name: path / "history.json" for name, path in inputs.items()}
         read = {name: json.loads(path.read_text()) for name, path in histories.items() if path.exists()}
         loss_curves(read, out / "curves.png")

@@ -162,9 +162,11 @@ def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, sec
     )
     for line in study.judged(records):
         printer.note(line)
-    shown = artifacts.fetch(records["pictures"])
-    printer.note(f"faces:   {shown / 'faces.png'}")
-    printer.note(f"curves:  {shown / 'curves.png'}")
+    pictures = []
+    for name, record in records.items():
+        if record.stage == "pictures":
+            shown, of = artifacts.fetch(record), name.removeprefix("pictures").strip() or "comp-gan"
+            pictures += [str(shown / "faces.png"), str(shown / "curves.png")]
+            printer.note(f"{of + ':':<9}{shown / 'faces.png'} curves.png")
     printer.note(f"records: {artifacts.store.url}/artifacts")
-    pictures = [str(shown / name) for name in ("faces.png", "curves.png")]
     printer.facts({**outcome(study, plan, records, seconds), "pictures": pictures})

@@ -18,7 +18,7 @@ from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE, SplitRecip
 from compgan_core.errors import ConfigurationError, DataError
 from compgan_core.recipe import Recipe, make_recipe
 from compgan_core.synthesize import mirror_of
-from compgan_core.variants import KINDS, REAL, VARIANTS
+from compgan_core.variants import KINDS, REAL, RIVALS, VARIANTS
 from compgan_core.views import turned_to
 from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.artifacts.fingerprint import fingerprint
@@ -29,6 +29,8 @@ from orchestrator.study.stage import Plan, Stage, Step
 Measure = Literal["evaluate", "validate"]
 
 GRID_ROWS = 8
+EDITS = {"P": "pose edits", "E": "expression edits", "PE": "pose, then expression"}
+"""What the judge reads: names in the record -> titles."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +62,30 @@ class Study:
             {**data, "classifier": classifier},
         )
         judge = Stage("judge", {"judge": r.judge, "size": size, "seed": seed}, {"faces": faces})
-        generator = r.compgan.generator
+        generator, readers = r.compgan.generator, {"classifier": classifier, "judge": judge}
+        by_size = {"size": size, "seed": seed}
         quality = Stage(
             "quality",
             {**network, "generator": generator, "judge": r.judge},
-            {**data, "classifier": classifier, "compgan": compgan, "judge": judge},
+            {**data, **readers, "compgan": compgan},
         )
         pictures = Stage(
             "pictures",
-            {"size": size, "generator": generator, "rows": GRID_ROWS, "seed": seed},
+            {**by_size, "generator": generator, "rows": GRID_ROWS},
             {**data, "pretrain": pretrain, "classifier": classifier, "compgan": compgan},
         )
-        rows = [row for draw in range(r.draws) for row in self._rows(data, classifier, compgan, draw)]
-        everything = (faces, split, pretrain, classifier, compgan, judge, quality, pictures, *rows)
+        makers, shown = {"compgan": compgan}, []
+        for name in (name for name in RIVALS if name in r.variants):
+            recipe = getattr(r.rivals, name)
+            makers[name] = rival = Stage("rival", {"rival": recipe, "size": size, "seed": seed}, data, name)
+            by, see = {**data, "rival": rival}, {**by_size, "generator": recipe}
+            shown.append(Stage("quality", {**see, "network": r.network, "judge": r.judge}, {**by, **readers}, name))
+            shown.append(Stage("pictures", {**see, "rows": GRID_ROWS}, by, name))
+        rows = [row for draw in range(r.draws) for row in self._rows(data, classifier, makers, draw)]
+        everything = (faces, split, pretrain, classifier, *makers.values(), judge, quality, pictures, *shown, *rows)
         return _needed(everything, {self.measure} | ({"quality", "pictures"} if self.extras else set()))
 
-    def _rows(self, data: dict[str, Stage], classifier: Stage, compgan: Stage, draw: int) -> list[Stage]:
+    def _rows(self, data: dict[str, Stage], classifier: Stage, makers: dict[str, Stage], draw: int) -> list[Stage]:
         """Synthesis, fine-tuning and measuring of every variant for one draw of the shots."""
         r = self.recipe
         common: dict[str, Any] = {"size": r.faces.size, "seed": r.seed}
@@ -86,12 +96,13 @@ class Study:
         added_to = {name: VARIANTS[name].added if r.synth.count else () for name in r.variants}
         pools = {}
         for kind in dict.fromkeys(k for kinds in added_to.values() for k in kinds if k != REAL):
-            made_by = {"compgan": compgan} if KINDS[kind].maker == "compgan" else {}
+            maker = KINDS[kind].maker
+            made_by = {"rival" if maker in RIVALS else maker: makers[maker]} if maker else {}
             arguments = {
                 **common,
                 **shots,
-                "generator": r.compgan.generator if made_by else None,
-                "kind": kind,
+                "generator": getattr(r.rivals, maker) if maker in RIVALS else r.compgan.generator if maker else None,
+                "kind": KINDS[kind].like or kind,
                 "pool": max(r.synth.pool, r.synth.count),
             }
             pools[kind] = Stage("synthesis", arguments, {**data, **made_by}, f"{kind} #{draw}")
@@ -117,11 +128,11 @@ class Study:
             inputs = {**data, "finetune": tuned}
             if view != "plain":
                 turned = {"view": view, "generator": r.compgan.generator, "head": r.head}
-                by = {"finetune": tuned, "compgan": compgan}
+                by = {"finetune": tuned, "compgan": makers["compgan"]}
                 head = Stage("head", {**training, **turned}, {**added, **by}, f"{name} {run}")
                 stages.append(head)
                 counting |= turned
-                inputs |= {"compgan": compgan, "head": head}
+                inputs |= {"compgan": makers["compgan"], "head": head}
             stages.append(Stage(self.measure, counting, inputs, f"{name} {run}"))
         return stages
 
@@ -138,15 +149,21 @@ class Study:
 
     def judged(self, records: Mapping[str, Record]) -> list[str]:
         """What the judge reads in edited faces, in sentences."""
-        q, j = records["quality"].metrics, records["judge"].metrics
+        j = records["judge"].metrics
         lines = [
             f"judge on real faces: identity {j['real_identity']:.0f}%, pose {j['real_pose']:.0f}%, expression "
             f"{j['real_expression']:.0f}%; blurred: {j['blurred_identity']:.0f}%, {j['blurred_pose']:.0f}%, "
             f"{j['blurred_expression']:.0f}%"
         ]
-        for name, title in (("P", "pose edits"), ("E", "expression edits"), ("PE", "pose, then expression")):
-            read = ", ".join(f"{what} {q[f'{name}_judge_{what}']:.0f}%" for what in ("identity", "pose", "expression"))
-            lines.append(f"{title}: {read}; L1 {q[f'{name}_l1']:.3f}, unedited {q[f'{name}_l1_of_source']:.3f}")
+        for stage, maker in {
+            "quality": "",
+            **{f"quality {rival}": f"{name} " for rival, name in RIVALS.items()},
+        }.items():
+            q = records[stage].metrics if stage in records else {}
+            for name, title in EDITS.items() if q else ():
+                read = (f"{what} {q[f'{name}_judge_{what}']:.0f}%" for what in ("identity", "pose", "expression"))
+                l1 = f"L1 {q[f'{name}_l1']:.3f}, unedited {q[f'{name}_l1_of_source']:.3f}"
+                lines.append(f"{maker}{title}: {', '.join(read)}; {l1}")
         return lines
 
     @property

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compgan_core.variants import TABLE_5, VARIANTS
+from compgan_core.variants import RIVALS, TABLE_4, TABLE_5, VARIANTS
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
@@ -16,6 +16,7 @@ from tests.small_study import SETTINGS, import_faces
 
 TRAININGS = ("pretrain", "classifier", "finetune.training", "head")
 FEW_STEPS = SETTINGS | {"compgan.schedule.steps": "2"} | {f"{name}.schedule.batch": "8" for name in TRAININGS}
+FEW_STEPS |= {f"rivals.{name}.schedule.steps": "2" for name in RIVALS} | {"rivals.attgan.n_d": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,9 @@ def artifacts(tmp_path_factory):
 @pytest.mark.integration
 @pytest.mark.parametrize("task", ["ER-SS", "ER-FID", "ER-ZID", "ER-FP", "ER-ZP", "ER-FE"])
 def test_every_row_of_the_table_runs(artifacts, task):
-    rows = [*TABLE_5, "degraded", "oracle"] + (["mirrored"] if task in ("ER-FP", "ER-ZP") else [])
+    rows = [*dict.fromkeys(TABLE_4 + TABLE_5), "degraded", "oracle"] + (
+        ["mirrored"] if task in ("ER-FP", "ER-ZP") else []
+    )
     settings = FEW_STEPS | {"variants": json.dumps(rows)}
     study = study_of(find_dataset(artifacts.store, "drawn"), "tiny", task, 1, 0, settings, extras=False)
     events = []
@@ -41,4 +44,4 @@ def test_every_row_of_the_table_runs(artifacts, task):
     assert all(row.means.keys() == columns for row in found.values())
     ran = {event["name"].split()[0] for event in events if event["kind"] == "stage" and event["state"] == "running"}
     if task in ("ER-ZID", "ER-ZP"):  # they take over what their few-shot twins trained
-        assert not ran & {"pretrain", "classifier", "compgan"}
+        assert not ran & {"pretrain", "classifier", "compgan", "rival"}

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from compgan_core.data.labels import Labels
+from compgan_core.editors import Looks
 from compgan_core.randomness import normal, uniform
 from compgan_core.rivals.attgan import attributes_of, gradient_penalty
-from compgan_core.rivals.base import EDITED, Looks, edits_of
+from compgan_core.rivals.base import EDITED, edits_of
 from compgan_core.rivals.layers import BatchNorm, ImagePool, pool_plan
 from compgan_core.rivals.vaegan import AnnealedSchedule, attribute_vectors, balance, feature_nll, kl
 from compgan_core.training.rivals import train
@@ -264,7 +265,7 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_run_never_stopped(tmp_path, recip
     assert history == whole_history
     start = weights(small(recipe))
     assert all(torch.equal(t, whole[name]) for name, t in resumed.items())
-    assert not any(torch.equal(t, start[name]) for name, t in whole.items() if t.ndim == 4 and "editor" not in name)
+    assert not any(torch.equal(t, start[name]) for name, t in whole.items() if t.ndim == 4 and "kept" not in name)
 
 
 @EVERY
@@ -282,13 +283,13 @@ HAS = Looks(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]))
 @EVERY
 @pytest.mark.parametrize("edited", EDITED)
 def test_an_editor_returns_faces_and_keeps_to_its_rows(recipe, edited):
-    editor = small(recipe).editor.eval()
+    editor = small(recipe).kept.eval().editors[edited]
     wanted = Looks(torch.tensor([1, 1, 0]), torch.tensor([3, 2, 2]))
     reference = FACES.flip(0)
-    made = editor.edit(edited, FACES, reference, HAS, wanted)
+    made = editor.edit(FACES, reference, HAS, wanted)
     assert made.shape == FACES.shape
     assert made.abs().max() <= 1
-    alone = editor.edit(edited, FACES[:1], reference[:1], Looks(*(x[:1] for x in HAS)), Looks(*(x[:1] for x in wanted)))
+    alone = editor.edit(FACES[:1], reference[:1], Looks(*(x[:1] for x in HAS)), Looks(*(x[:1] for x in wanted)))
     torch.testing.assert_close(made[:1], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -306,20 +307,20 @@ def test_a_value_without_a_training_face_is_taken_from_the_reference(recipe):
     labels = labels_of([(0, 0), (1, 1), (2, 2), (0, 3), (1, 0)])
     shown = np.array([0, 1, 2, 4])  # not expression 3
     rival.complete(Local(), lambda rows: torch.rand(len(rows), 3, 32, 32), labels, shown)
-    editor = rival.editor.eval()
+    editor = rival.kept.eval()
 
     def edits(expression):
         wanted = Looks(HAS.pose, torch.full((3,), expression))
-        return [editor.edit("exp", FACES, reference, HAS, wanted) for reference in (FACES.flip(0), -FACES)]
+        return [editor.edit(FACES, reference, HAS, wanted) for reference in (FACES.flip(0), -FACES)]
 
     assert torch.equal(*edits(2))
     assert not torch.equal(*edits(3))
 
 
 def test_vaegan_adds_the_wanted_vector_and_takes_the_old_one_away():
-    editor = small(VAEGAN).editor.eval()
+    editor = small(VAEGAN).kept.eval()
     z, ours = editor.encoder(FACES)[0], torch.arange(24.0).view(4, 6) / 10
     editor.expression.copy_(ours)
     wanted = Looks(HAS.pose, torch.tensor([3, 3, 3]))
     expected = editor.decoder(z + ours[3] - ours[:3])
-    torch.testing.assert_close(editor.edit("exp", FACES, FACES, HAS, wanted), expected)
+    torch.testing.assert_close(editor.edit(FACES, FACES, HAS, wanted), expected)

@@ -186,3 +186,23 @@ def test_the_plan_says_who_needs_a_stage(artifacts):
 def test_data_with_one_pose_or_expression_is_refused_before_anything_runs(lacking):
     with pytest.raises(DataError, match="at least two"):
         study_of(dataset(**lacking), "tiny", "ER-FE", 5, 0, {})
+
+
+RIVALS = '["plain","attgan","pix2pix"]'
+
+
+def test_a_rivals_settings_change_its_own_stages_and_no_others():
+    before, after = study(variants=RIVALS), study(variants=RIVALS, rivals__attgan__n_d="3")
+    kept = {s.fingerprint for s in after.stages}
+    assert {s.name for s in before.stages if s.fingerprint not in kept} == {
+        "rival attgan", "quality attgan", "pictures attgan", "synthesis attgan-pose #0", "synthesis attgan-exp #0",
+        "finetune attgan-pose+attgan-exp #0", "evaluate attgan #0",
+    }  # fmt: skip
+
+
+def test_rivals_edit_the_faces_that_comp_gan_edits_and_need_neither_it_nor_f_cls():
+    stages = {s.name: s for s in study(variants='["both","vaegan"]').stages}
+    ours, theirs = (stages[f"synthesis {kind} #0"].recipe for kind in ("exp", "vaegan-exp"))
+    assert {name for name in ours if ours[name] != theirs[name]} == {"generator"}
+    assert stages["rival vaegan"].inputs.keys() == {"faces", "split"}
+    assert not {"rival", "attgan"} & {s.kind for s in study().stages}
