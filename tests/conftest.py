@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import small_study as small
 from hypothesis import settings
 
 from orchestrator.artifacts.store import Store, open_store
@@ -36,6 +39,45 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
         for name, value in (server.environment() | here | {"AWS_EC2_METADATA_DISABLED": "true"}).items():
             patch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3: StoreServer) -> Iterator[None]:
+    """One Ray of this session's own, with two CPUs; its workers inherit the way to the S3 server.
+
+    Its directory is short: Unix sockets in it allow 107 bytes.
+    """
+    import ray  # takes seconds, and the fast tests need none
+
+    from orchestrator.runtime.cluster import start_ray
+
+    directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+        patch.setenv("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")  # an actor more for each run, which only a dashboard reads
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for what workers unpickle
+        patch.delenv("RAY_ADDRESS", raising=False)
+        start_ray(num_cpus=2, dashboard=False, temp_dir=directory)
+        yield
+        ray.shutdown()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def bucket(s3: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket with drawn faces, the same for all tests, and the session's node cache."""
+    url, cache = "s3://test-train/prefix", tmp_path_factory.mktemp("cache")
+    open_store(url).check(create=True)
+    small.import_faces(url, cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPGAN_CACHE", str(cache))
+        yield url
+
+
+@pytest.fixture(scope="session")
+def trained(ray_cluster: None, bucket: str) -> dict:
+    """What `orch train --json` said of a whole study in that bucket, which nothing disturbed."""
+    return small.facts(small.orch("train", *small.options(bucket, **small.LONG), "--json"))
 
 
 @pytest.fixture

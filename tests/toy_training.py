@@ -1,8 +1,7 @@
-"""A training that takes a second: what the tests of the runtimes run. As a script it is a whole driver."""
+"""A training that takes a second: what the tests of the runtimes run."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import time
@@ -15,10 +14,7 @@ from torch import nn
 from compgan_core.errors import DivergenceError
 from compgan_core.randomness import seeded
 from compgan_core.training.runtime import load_state, save_state, share, trainable
-from orchestrator.artifacts.store import open_store
-from orchestrator.runtime.cluster import Workers, start_ray
 from orchestrator.runtime.ray_runtime import RayRuntime
-from orchestrator.runtime.ray_train import run
 
 STAGE, FINGERPRINT = "toy", "0123456789abcdef0123"
 STEPS, SAVE_EVERY, BATCH = 20, 5, 8
@@ -75,21 +71,3 @@ def meet_with(accident: str) -> None:
         raise DivergenceError("the loss is nan")
     if accident == "crashed":
         raise ValueError("a bug")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("store")
-    parser.add_argument("temp_dir")
-    parser.add_argument("--pause-s", type=float, default=0.0)
-    arguments = parser.parse_args()
-
-    start_ray(num_cpus=2, dashboard=False, temp_dir=arguments.temp_dir)
-    workers = Workers(cpus_per_worker=1, checkpoint_every_steps=SAVE_EVERY)
-    body = partial(train, pause_s=arguments.pause_s)
-    store = open_store(arguments.store)
-    run(body, name="toy", workers=workers, store=store, on_event=lambda event: print(event, flush=True))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,10 @@
     leases/<stage>/<fingerprint>/<n>         who owns turn n; created create-only, never overwritten
     leases/<stage>/<fingerprint>/<n>.beat    overwritten by the owner every quarter of the time to live
 
-The highest n is the present turn. It is over when its beat says `released`, or when a waiter has watched the beat for
-`ttl_s` on its own monotonic clock without seeing it change: no clock is ever compared with another one. Whoever then
-creates n + 1 first owns the stage. A turn is never reused, so a late owner cannot mistake another's turn for its own.
+The highest n is the present turn. It is over when its beat says `released`, when its owner was a process of this
+machine that has ended, or when a waiter has watched the beat for `ttl_s` on its own monotonic clock without seeing it
+change: no clock is ever compared with another one. Whoever then creates n + 1 first owns the stage. A turn is never
+reused, so a late owner cannot mistake another's turn for its own.
 
 An owner learns that it was overtaken from a higher turn, and doubts itself (`held` is False) as soon as its last good
 beat is `ttl_s` old, for instance after the machine slept. The lease saves work; what makes the result right
@@ -23,6 +24,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 from compgan_core.errors import StorageError
 from orchestrator.artifacts.store import KeyMissing, Store
@@ -105,10 +107,16 @@ class Lease:
         now = time.monotonic()
         if self._watched != (turn, beat):
             self._watched, self._watched_since = (turn, beat), now
-        return beat == RELEASED or now - self._watched_since >= self.ttl_s
+        return beat == RELEASED or now - self._watched_since >= self.ttl_s or self._owner_has_ended(turn)
+
+    def _owner_has_ended(self, turn: int) -> bool:
+        """Whether it was a process of this machine, and is none any more. Of other machines that cannot be known."""
+        owner = json.loads(self.store.get_bytes(f"{self._prefix}{turn:08d}"))
+        return owner["machine"] == _machine() != "" and _started(owner["pid"]) != owner["started"]
 
     def _create(self, turn: int) -> bool:
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "id": uuid.uuid4().hex}
+        process = {"machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
+        owner = {"host": socket.gethostname(), "id": uuid.uuid4().hex, **process}
         key, data = f"{self._prefix}{turn:08d}", json.dumps(owner).encode()
         # A write whose answer was lost is repeated below us, and then finds its own object in the way.
         return self.store.put_bytes(key, data, create_only=True) or self.store.get_bytes(key) == data
@@ -133,3 +141,20 @@ class Lease:
 
     def _beat_key(self, turn: int) -> str:
         return f"{self._prefix}{turn:08d}.beat"
+
+
+def _machine() -> str:
+    """Names this machine since it was started, and what numbers its processes; empty where that cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """When a process was started, in ticks since the machine was, as a number may be used again; empty if it ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else fields[18]

@@ -12,6 +12,7 @@ from threading import Barrier
 
 import pytest
 
+from orchestrator.artifacts import lease
 from orchestrator.artifacts.lease import Lease
 from orchestrator.artifacts.store import Store
 
@@ -60,15 +61,15 @@ def timed(wait: Callable[[], object]) -> float:
 def test_of_eight_that_ask_at_once_one_gets_it(store: Store) -> None:
     leases, start = [Lease(store, *STAGE) for _ in range(8)], Barrier(8)
 
-    def ask_for(lease: Lease) -> bool:
+    def ask_for(each: Lease) -> bool:
         start.wait()
-        return lease.try_acquire()
+        return each.try_acquire()
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(ask_for, leases)).count(True) == 1
-    assert [lease.held for lease in leases].count(True) == 1
-    for lease in leases:
-        lease.release()
+    assert [each.held for each in leases].count(True) == 1
+    for each in leases:
+        each.release()
 
 
 def test_a_released_lease_goes_to_the_next_at_once(store: Store) -> None:
@@ -95,15 +96,28 @@ def test_waiting_ends_when_the_work_is_done_by_another(store: Store, ttl_s: floa
         assert not Lease(store, *STAGE, ttl_s=ttl_s).acquire(done=lambda: next(answers))
 
 
-def test_a_living_holder_keeps_it_and_a_killed_one_loses_it(
-    store: Store, ttl_s: float, holder: subprocess.Popen[str]
+def test_a_living_holder_keeps_it_and_a_killed_one_loses_it_to_another_machine(
+    store: Store, ttl_s: float, holder: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lease, "_machine", lambda: "another")
     waiter, patience = Lease(store, *STAGE, ttl_s=ttl_s), time.monotonic() + 2 * ttl_s
     assert not waiter.acquire(done=lambda: time.monotonic() > patience)
     assert ask(holder) == "True"
     holder.send_signal(signal.SIGKILL)
     assert timed(waiter.acquire) < 4 * ttl_s
     assert waiter.held
+    waiter.release()
+
+
+def test_on_one_machine_nobody_waits_for_the_time_to_live_of_the_killed(
+    store: Store, holder: subprocess.Popen[str]
+) -> None:
+    waiter = Lease(store, *STAGE, ttl_s=1000)
+    assert not waiter.try_acquire()
+    holder.kill()
+    deadline = time.monotonic() + 10
+    while not waiter.try_acquire():
+        assert time.monotonic() < deadline
     waiter.release()
 
 

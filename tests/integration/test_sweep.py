@@ -18,7 +18,12 @@ from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.usefixtures("ray_cluster"),
+]
 SHARED = ("pretrain", "classifier", "compgan")
 
 

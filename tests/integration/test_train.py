@@ -6,10 +6,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,33 +23,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def bucket(s3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket with drawn faces, and a node cache of its own."""
-    url, cache = "s3://test-train/prefix", tmp_path_factory.mktemp("cache")
-    open_store(url).check(create=True)
-    small.import_faces(url, cache)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COMPGAN_CACHE", str(cache))
-        patch.delenv("RAY_ADDRESS", raising=False)
-        yield url
-
-
-@pytest.fixture(scope="module")
-def trained(bucket: str) -> dict:
-    return small.facts(small.orch("train", *small.options(bucket), "--json"))
-
-
 def test_a_study_runs_every_stage_and_says_what_the_faces_are_worth(trained: dict, bucket: str) -> None:
     assert {stage["state"] for stage in trained["stages"]} == {"run"}
     assert set(trained["metrics"]) == {"plain", "degraded", "exp", "compgan", "quality", "judge"}
     assert {"base", "novel", "novel_only", "harmonic", "pooled"} <= set(trained["metrics"]["compgan"]["means"])
-    assert all(open_store(bucket).exists(key) for key in trained["records"])
+    assert all(map(open_store(bucket).exists, trained["records"]))
     assert all(Path(picture).stat().st_size > 10_000 for picture in trained["pictures"])
 
 
 def test_run_again_it_prints_the_same_from_the_records_without_ray(trained: dict, bucket: str) -> None:
-    again = small.facts(small.orch("train", *small.options(bucket), "--address", "10.255.255.1:1", "--json"))
+    options = small.options(bucket, **small.LONG)
+    again = small.facts(small.orch_process("train", *options, "--address", "10.255.255.1:1", "--json"))
     assert {stage["state"] for stage in again["stages"]} == {"cached"}
     assert again["metrics"] == trained["metrics"]
 
@@ -59,13 +44,13 @@ def test_checkpoints_go_once_their_stage_is_recorded(trained: dict, bucket: str)
 
 def test_a_plan_touches_nothing_and_shows_what_a_changed_setting_would_run(trained: dict, bucket: str) -> None:
     before = list(open_store(bucket).keys())
-    plan = small.facts(small.orch("plan", *small.options(bucket, **{"finetune.novel_share": "0.2"}), "--json"))
+    options = small.options(bucket, **small.LONG, **{"finetune.novel_share": "0.2"})
+    plan = small.facts(small.orch("plan", *options, "--json"))
     assert {s["name"].split()[0] for s in plan["stages"] if s["state"] == "run"} == {"finetune", "head", "evaluate"}
     assert list(open_store(bucket).keys()) == before
 
 
-def test_two_workers_with_zero_2_make_the_same_stages(trained: dict, bucket: str) -> None:
-    """Another seed of the fine-tuning alone would be cached; so the classifier is asked for one more step."""
+def test_two_workers_with_zero_2_make_the_same_stages(ray_cluster: None, bucket: str) -> None:
     options = small.options(bucket, **{"pretrain.schedule.steps": "3", "variants": '["plain"]'})
     two = small.facts(small.orch("train", *options, "--workers", "2", "--zero", "2", "--json"))
     plan = small.facts(small.orch("plan", *options, "--json"))
@@ -80,21 +65,23 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
     environment = os.environ | {"PATH": f"{small.ORCH.parent}:{os.environ['PATH']}"}
     start = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())["head_start_ray_commands"][-1]
-    for port, ours in (("6379", "26379"), ("8265", "28265"), ("52375", "28266")):
-        assert port in start
-        start = start.replace(port, ours)
-    start += f" --num-cpus=2 --temp-dir={directory} --block"
+    ports = dict(zip(("6379", "8265", "52375"), free_ports(3), strict=True))
+    assert set(re.findall("|".join(ports), start)) == set(ports)
+    start = (
+        re.sub("|".join(ports), lambda port: str(ports[port[0]]), start)
+        + f" --num-cpus=2 --temp-dir={directory} --block"
+    )
     head = subprocess.Popen(
         ["bash", "-c", start], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    address, stranger = "http://127.0.0.1:28265", environment | {"RAY_AUTH_MODE": "disabled"}
+    address, stranger = f"http://127.0.0.1:{ports['8265']}", environment | {"RAY_AUTH_MODE": "disabled"}
 
     def submit(env: dict[str, str], *entry: str) -> subprocess.CompletedProcess[str]:
         command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
     try:
-        options = small.options(bucket, **{"finetune.novel_share": "0.3"})
+        options = small.options(bucket, **small.LONG, **{"finetune.novel_share": "0.3", "variants": '["plain"]'})
         for _ in range(30):  # Ray's dashboard, and the agent that starts jobs, come up some time after `ray start`
             done = submit(environment, "python", "jobs/train_compgan.py", *options, "--json")
             if not re.search("No available agent|Failed to connect|Connection refused", done.stderr):
@@ -116,6 +103,12 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
     assert {s["state"] for s in plan["stages"]} == {"cached"}
 
 
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in sockets]
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "sentence"),
     [
@@ -130,7 +123,7 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
     ],
 )
 def test_bad_input_gets_one_sentence_and_its_exit_code(
-    bucket: str, changes: list[str], code: int, sentence: str
+    ray_cluster: None, bucket: str, changes: list[str], code: int, sentence: str
 ) -> None:
     done = small.orch("train", *small.options(bucket), *changes)
     assert done.returncode == code, done.stderr
@@ -139,7 +132,7 @@ def test_bad_input_gets_one_sentence_and_its_exit_code(
     assert "Traceback" not in done.stderr
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_its_name_and_exit_code(bucket: str) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_with_its_name_and_exit_code(ray_cluster: None, bucket: str) -> None:
     done = small.orch("train", *small.options(bucket, **{"pretrain.optimizer.lr": "1e30"}))
     assert done.returncode == 6, done.stderr
     assert re.search(r"orch: .* is (nan|inf) on rank 0 at step \d+, before the update", done.stderr)
