@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
             done = submit(environment, "python", "jobs/train_compgan.py", *options, "--json")
             if not re.search("No available agent|Failed to connect|Connection refused", done.stderr):
                 break
-            time.sleep(2)
+            assert head.poll() is None, "Ray's head node has ended"
+            time.sleep(1)
         assert done.returncode == 0, done.stdout + done.stderr
         refused = submit(stranger, "true")
         assert refused.returncode != 0 and "authentication is enabled" in refused.stderr
@@ -104,9 +106,13 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in sockets]
+    """Below those that the system hands out by itself, and so to the other servers of a Ray that starts."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randrange(20_000, 32_768)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.add(port)
+    return [*found]
 
 
 @pytest.mark.parametrize(
