@@ -1,10 +1,11 @@
-"""`python -m benchmarks [--only step|ray|lightcnn|reads|ingest] [--device cuda] [--repeats 5] [--json FILE]`
+"""`python -m benchmarks [--only step|ray|lightcnn|reads|ingest|sweep] [--device cuda] [--repeats 5] [--json FILE]`
 
 step      the Comp-GAN step against the naive one (two full backward passes) on the same tuples
 ray       images/s of the Comp-GAN loop under Ray Train + DeepSpeed, one worker, against the same loop bare
 lightcnn  LightCNN-29v2, forward and backward, at 128 x 128
 reads     the images of Algorithm 1's tuples, at random: the tensor cache against a folder of JPEG files
 ingest    220,000 faces from a tar into a store, and their tensor cache: faces/s a core, and peak memory; minutes
+sweep     eleven counts of synthesized images (Sec. 5.4) at `tiny`, against one full run and eleven: once, many minutes
 
 Every figure is the median of its repeats, with their least and greatest; alternatives take turns.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import core, data, ray_overhead
+from benchmarks import core, data, ray_overhead, sweep
 from benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[torch.device, int], list[Figure]]] = {
@@ -27,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[torch.device, int], list[Figure]]] = {
     "ray": ray_overhead.ray,
     "reads": data.reads,
     "ingest": data.ingest,
+    "sweep": sweep.sweep,
 }
 
 

@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
+Observer = Callable[[int, int, Mapping[str, nn.Module]], None]
+"""Takes what `Runtime.observe` takes."""
 
 
 class Engine(Protocol):

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from compgan_core.errors import CapacityError
 
 GIB = 1 << 30
 LOCK, PARTIAL, SIZE = ".lock", ".partial", ".bytes"
+RETRY_S = 0.02
 
 _one_thread = threading.Lock()  # flock tells open files apart, not threads
 
@@ -46,10 +48,13 @@ class NodeCache:
             if name not in self._held:
                 self._held[name] = os.open(f"{target}{LOCK}", os.O_RDWR | os.O_CREAT, 0o666)
             while not self._hold(name, target):
-                with self._locked(target, fcntl.LOCK_EX):
-                    if not target.is_dir():
-                        self._make_room(size_bytes)
-                        self._fill(target, size_bytes, fill)
+                try:  # without waiting: whoever filled it meanwhile holds it for as long as a stage takes
+                    with self._locked(target, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                        if not target.is_dir():
+                            self._make_room(size_bytes)
+                            self._fill(target, size_bytes, fill)
+                except BlockingIOError:
+                    time.sleep(RETRY_S)
         os.utime(target)
         return target
 

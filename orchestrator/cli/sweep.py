@@ -168,18 +168,20 @@ def _run(
     from orchestrator.cli.progress import watch
     from orchestrator.cli.sweep_view import watch_trials
     from orchestrator.runtime.cluster import Workers, start_ray
+    from orchestrator.runtime.ray_tune import place_trials
     from orchestrator.sweeps.sweep import read_test_rows, run_shared, run_sweep
 
     artifacts.store.check()
     num_workers, zero_stage, checkpoint_every_s = workers
     how = Workers(num_workers=num_workers, zero_stage=zero_stage, checkpoint_every_s=checkpoint_every_s)
     start_ray(address)
+    placement = place_trials(settings, how)
     with watch(printer.console) as on_stage:
         run_shared(sweep, artifacts, settings, samples, how, on_stage)
     with watch_trials(printer.console) as on_trial:
-        run_sweep(sweep, artifacts, settings, samples, how, directory / "tune", on_trial)
+        run_sweep(sweep, artifacts, settings, samples, placement, directory / "tune", on_trial)
     with watch(printer.console) as on_stage:
-        read_test_rows(sweep, artifacts, how, on_stage)
+        read_test_rows(sweep, artifacts, placement, on_stage)
 
 
 def _report(printer: Printer, artifacts: Artifacts, sweep: str, directory: Path) -> None:

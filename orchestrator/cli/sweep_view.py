@@ -13,7 +13,14 @@ from rich.live import Live
 from rich.table import Table
 
 SHOWN = 20
-STYLES = {"running": "bold", "finished": "green", "failed": "red", "stopped": "yellow", "crashed": "red"}
+STYLES = {
+    "running": "bold",
+    "restarted": "yellow",
+    "finished": "green",
+    "failed": "red",
+    "stopped": "yellow",
+    "crashed": "red",
+}
 
 Event = Mapping[str, Any]
 
@@ -50,6 +57,9 @@ class TrialsTable:
             return None
         if event["kind"] == "begin":
             trial.values, trial.state, trial.started = event["values"], "running", time.monotonic()
+            return trial
+        if event["kind"] == "trial" and event["state"] == "restarted":
+            trial.state, trial.message = "restarted", event["message"]
             return trial
         if event["kind"] == "seed":
             trial.seed, trial.stage = event["seed"], ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from compgan_core.training.runtime import Local
+from compgan_core.training.runtime import Local, Observer
 from orchestrator.artifacts.artifacts import FileEntry, sha256_of
 from orchestrator.artifacts.store import Store
 from orchestrator.runtime.checkpoints import Checkpoint, Checkpoints
@@ -21,8 +21,6 @@ from orchestrator.runtime.mailbox import Event
 
 REPORT_EVERY_S = 0.25
 KEEP = 2
-
-Observer = Callable[[int, int, Mapping[str, nn.Module]], None]
 
 
 class AloneRuntime(Local):
@@ -32,23 +30,17 @@ class AloneRuntime(Local):
         self,
         store: Store,
         emit: Callable[[Event], None],
-        observer: Observer | None = None,
         checkpoint_every_s: float = 60.0,
         device: str | torch.device | None = None,
     ):
-        super().__init__(device or self.here())
+        super().__init__(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.store, self.emit, self.checkpoint_every_s = store, emit, checkpoint_every_s
-        self._observer = observer
+        self.observer: Observer | None = None
         self._reported_at = float("-inf")
 
-    @staticmethod
-    def here() -> torch.device:
-        """Where it computes."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
     def observe(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
-        if self._observer:
-            self._observer(step, steps, networks)
+        if self.observer:
+            self.observer(step, steps, networks)
 
     def begin(self, stage: str, fingerprint: str) -> None:
         """From here on this stage is meant."""

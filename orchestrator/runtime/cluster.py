@@ -11,6 +11,9 @@ from typing import Any
 
 import ray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from ray import ActorID, PlacementGroupID
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from compgan_core.errors import CapacityError
 from orchestrator.runtime.deepspeed_engine import check_zero_stage
@@ -107,6 +110,21 @@ def arithmetic(workers: Workers, asked: Resources, nodes: Sequence[Resources]) -
 
 def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def free_orphans() -> None:
+    """Give back what this job's dead actors had reserved.
+
+    Ray keeps a placement group until the job ends when the actor that made it was killed. Ray Train has a cleaner for
+    that, which needs the dashboard and fails on a machine with several Rays.
+    """
+    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
+    for data in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(data)
+        gone = group.state == PlacementGroupTableData.REMOVED
+        by_actor = group.creator_actor_id not in (b"", ActorID.nil().binary())
+        if group.creator_job_id == job and by_actor and group.creator_actor_dead and not gone:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
 
 def _fits(workers: Workers, nodes: Sequence[Resources]) -> Resources | None:

@@ -19,7 +19,7 @@ from ray.train.v2._internal.execution.context import get_train_context
 from torch import Tensor, distributed, nn
 
 from compgan_core.errors import StorageError
-from compgan_core.training.runtime import Engine
+from compgan_core.training.runtime import Engine, Observer
 from orchestrator.artifacts.artifacts import FileEntry, sha256_of
 from orchestrator.artifacts.store import Store
 from orchestrator.runtime.checkpoints import Checkpoint, Checkpoints
@@ -40,6 +40,7 @@ class RayRuntime:
         self.device = get_device()
         self.store = store
         self._workers, self._mailbox = workers, mailbox
+        self.observer: Observer | None = None
         self._reported_at = float("-inf")
         self._answered_preemption: object = None
 
@@ -76,7 +77,8 @@ class RayRuntime:
             self.emit({"kind": "progress", **progress})
 
     def observe(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
-        """Nobody looks on."""
+        if self.observer:
+            self.observer(step, steps, networks)
 
     def checkpoint_due(self, step: int) -> bool:
         """By steps or seconds; and once when a node is about to be taken away."""

@@ -1,26 +1,27 @@
 """Run trials with Ray Tune: it chooses configurations, places trials, retries what crashes, and stops what lags.
 
 Tune is the executor. What must outlive it, the body of a trial writes to the store itself, since Tune's own state
-cannot be extended and is unreadable after some crashes.
+cannot be extended and is unreadable after some crashes. A trial of one worker works in the process that Tune gives it.
+One of several workers starts a Ray Train run, whose workers hold the resources; its own process holds none.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import ray
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
-from compgan_core.errors import ConfigurationError
-from orchestrator.runtime.cluster import Resources, Workers, alive_nodes, place
+from compgan_core.errors import CapacityError, CompganError, ConfigurationError, retold, told
+from orchestrator.runtime.cluster import Resources, Workers, alive_nodes, free_orphans, resources_per_worker
 from orchestrator.runtime.mailbox import Event, Mailbox
 
+HEAD_NODE = "node:__internal_head__"  # a resource that Ray gives to the head node
 SCORE, PROGRESS, ENDED = "score", "progress", "ended"
 WHOLE = 100
 """The progress at which a trial's first result is complete; early stopping happens before."""
@@ -42,11 +43,22 @@ class Trials(BaseModel):
     search: SEARCHES = "grid"
     scheduler: SCHEDULERS = "none"
     concurrent: int | None = Field(None, ge=1)
-    """None: as many as there are GPUs, or one for every two CPUs."""
+    """None: as many as there are GPUs, or pairs of CPUs, for their workers."""
     budget_s: float | None = Field(None, gt=0)
     max_failures: int = Field(2, ge=0)
     """Restarts that a trial may cost whose process dies."""
     seed: int = 0
+
+
+class Placement(NamedTuple):
+    """Where trials run."""
+
+    workers: Workers
+    """Of each trial, with the CPUs that each of them gets."""
+    resources: Resources
+    """Of each worker."""
+    concurrent: int
+    """Trials at once: all their workers fit beside one another, so none waits for what another one holds."""
 
 
 def trials_of(*, search: str, scheduler: str, concurrent: int | None, budget_hours: float | None) -> Trials:
@@ -58,6 +70,23 @@ def trials_of(*, search: str, scheduler: str, concurrent: int | None, budget_hou
         raise ConfigurationError(f"--budget {budget_hours:g} hours is too little for one trial: give more, or none")
     budget_s = None if budget_hours is None else budget_hours * 3600
     return Trials(search=search, scheduler=scheduler, concurrent=concurrent, budget_s=budget_s)
+
+
+def place_trials(settings: Trials, workers: Workers) -> Placement:
+    """How many trials run at once, and what the workers of each get. Ray must be initialised.
+
+    Raises CapacityError, with the arithmetic, if they can never be placed.
+    """
+    nodes = [node["Resources"] for node in alive_nodes()]
+    gpus, cpus = (int(sum(node.get(name, 0) for node in nodes)) for name in ("GPU", "CPU"))
+    each = workers.num_workers
+    concurrent = settings.concurrent or max(1, (gpus or cpus // 2) // each)
+    try:
+        resources = resources_per_worker(workers.model_copy(update={"num_workers": concurrent * each}))
+    except CapacityError as error:
+        raise CapacityError(f"{concurrent} x {each} workers for {concurrent} trials at once: {error}") from error
+    fixed = {"cpus_per_worker": int(resources["CPU"]), "use_gpu": "GPU" in resources}
+    return Placement(workers.model_copy(update=fixed), resources, concurrent)
 
 
 def report(score: float, progress: float, ended: int, **metrics: float) -> None:
@@ -76,27 +105,29 @@ def run_trials(
     name: str,
     directory: Path,
     settings: Trials,
+    placement: Placement,
     samples: int = 1,
     known: list[tuple[dict[str, Any], float]] = [],  # noqa: B006
     on_event: Callable[[Event], object] = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Run the trials of a search space, each in a process that may serve several of them, one after another.
+    """Run the trials of a search space; a process of trials of one worker serves several of them, one after another.
 
     directory: where Tune keeps its own logs and TensorBoard files, on this machine.
     samples: of an infinite space. known: configurations with their scores from earlier, for searchers that learn.
     on_event: called here with what the trials tell, each event with its "trial", and with {"kind": "trial", "trial",
-    "config", "state": "running" | "done" | "stopped" | "crashed", "message"}.
+    "config", "state": "running" | "restarted" | "done" | "stopped" | "crashed", "message"}.
 
-    Raises:
-        CapacityError: not even one trial can be placed.
-        ConfigurationError: Optuna is asked for and not installed.
+    Raises ConfigurationError if Optuna is asked for and not installed.
     """
-    resources, concurrent = _resources(settings)
+    alone = placement.workers.num_workers == 1
+    holds = placement.resources if alone else {HEAD_NODE: 0.001}  # as the driver does, it waits on the head node
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     watcher = _Watcher(mailbox, on_event, should_stop, settings)
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(_trial, body=body, mailbox=mailbox), dict(resources)),
+        tune.with_resources(
+            tune.with_parameters(_trial, body=body, mailbox=mailbox), tune.PlacementGroupFactory([dict(holds)])
+        ),
         param_space=dict(param_space),
         tune_config=tune.TuneConfig(
             metric=SCORE,
@@ -104,8 +135,8 @@ def run_trials(
             search_alg=_searcher(settings, known),
             scheduler=_scheduler(settings),
             num_samples=samples,
-            max_concurrent_trials=concurrent,
-            reuse_actors=True,  # importing torch costs as much as a small trial
+            max_concurrent_trials=placement.concurrent,
+            reuse_actors=alone,  # importing torch costs as much as a small trial; ending a Train run takes too long
         ),
         run_config=tune.RunConfig(
             name=name,
@@ -126,10 +157,43 @@ def numbered(count: int) -> Any:
     return tune.grid_search([*range(count)])
 
 
+def run_apart(
+    bodies: Sequence[Callable[[Tell], None]], placement: Placement, on_event: Callable[[Event], object]
+) -> None:
+    """Run bodies that need one worker each, several at once, each in a process on the cluster; not trials of a search.
+
+    on_event: called here with what they tell. Raises the CompganError of the first that raised one.
+    """
+    if not bodies:
+        return
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    cpus, gpus = placement.resources["CPU"], placement.resources.get("GPU", 0)
+    waiting = [ray.remote(num_cpus=cpus, num_gpus=gpus)(_apart).remote(body, mailbox) for body in bodies]
+    try:
+        while waiting:
+            ended, waiting = ray.wait(waiting, timeout=0.2)
+            for event in ray.get(mailbox.take.remote()):
+                on_event(event)
+            for failure in ray.get(ended):
+                if failure:
+                    raise retold(*failure)
+    finally:
+        for task in waiting:
+            ray.cancel(task, force=True)
+        ray.kill(mailbox)
+
+
+def _apart(body: Callable[[Tell], None], mailbox: Any) -> Any:
+    try:
+        body(lambda event: ray.get(mailbox.push.remote(event)))
+    except CompganError as error:
+        return told(error)
+    return None
+
+
 def _trial(config: dict[str, Any], body: Body, mailbox: Any) -> None:
     """What Tune calls in the trial's process."""
     trial = tune.get_context().get_trial_id()
-    torch.set_num_threads(max(1, int(tune.get_context().get_trial_resources().required_resources.get("CPU", 1))))
     body(config, lambda event: mailbox.push.remote({**event, "trial": trial}))
 
 
@@ -141,10 +205,14 @@ class _Watcher(tune.Callback):
     ):
         self._mailbox, self._on_event = mailbox, on_event
         self.stopper = _Asked(should_stop, settings.budget_s)
+        self._freed_at = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
         for event in ray.get(self._mailbox.take.remote()):
             self._on_event(event)
+        if time.monotonic() - self._freed_at > 1:
+            self._freed_at = time.monotonic()
+            free_orphans()  # those of the Train runs of trials that were stopped or killed
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._tell(trial, "running")
@@ -156,10 +224,12 @@ class _Watcher(tune.Callback):
         elif not self.stopper.stop_all():  # else it was not its own fault, and it goes on with the next command
             self._tell(trial, "stopped")
 
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        self._tell(trial, "restarted", _last_line(trial))
+
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self.on_step_end(iteration, trials)
-        lines = (trial.get_error() and str(trial.get_error()).strip().splitlines()) or ["its process died"]
-        self._tell(trial, "crashed", lines[-1])
+        self._tell(trial, "crashed", _last_line(trial))
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles what it is given into a file that we never read."""
@@ -191,12 +261,10 @@ class _Asked(tune.Stopper):
         return self._stop
 
 
-def _resources(settings: Trials) -> tuple[Resources, int]:
-    """What each trial gets, and how many run at once. Raises CapacityError, with the arithmetic, if none can."""
-    nodes = [node["Resources"] for node in alive_nodes()]
-    gpus, cpus = (int(sum(node.get(name, 0) for node in nodes)) for name in ("GPU", "CPU"))
-    concurrent = settings.concurrent or gpus or max(1, cpus // 2)
-    return place(Workers(num_workers=concurrent), nodes), concurrent
+def _last_line(trial: Any) -> str:
+    """Why it failed."""
+    error = trial.get_error()
+    return ((error and str(error).strip().splitlines()) or ["its process died"])[-1]
 
 
 def _scheduler(settings: Trials) -> TrialScheduler | None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from compgan_core import stages
-from compgan_core.training.runtime import Runtime
+from compgan_core.training.runtime import Observer, Runtime
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.lease import Lease
 from orchestrator.ingest import FACES, make_faces
@@ -25,6 +25,9 @@ LEASE_TTL_S = 20.0
 
 class StageRuntime(Runtime, Protocol):
     """A Runtime that is told which stage it works for."""
+
+    observer: Observer | None
+    """Shown the networks of Comp-GAN after each step of their training."""
 
     def begin(self, stage: str, fingerprint: str) -> None:
         """From here on, checkpoints and reports belong to this stage."""

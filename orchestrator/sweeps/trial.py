@@ -1,8 +1,9 @@
-"""The body of a trial, in the process that Tune gives it."""
+"""The body of a trial, in the process that Tune gives it: there itself, or as a Ray Train run of several workers."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +17,11 @@ from compgan_core.probe import Probe, probe_of
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.results import table
 from orchestrator.runtime.alone import AloneRuntime
+from orchestrator.runtime.cluster import Workers
+from orchestrator.runtime.mailbox import Event
+from orchestrator.runtime.ray_train import run
 from orchestrator.runtime.ray_tune import WHOLE, Tell, report
-from orchestrator.study import Study, Worker
+from orchestrator.study import StageRuntime, Study, Worker
 from orchestrator.sweeps.ledger import Ledger, SeedResult, TrialRecord, trial_key
 
 if TYPE_CHECKING:
@@ -34,7 +38,8 @@ class RunTrial:
     sweep: Sweep
     artifacts: Artifacts
     configurations: tuple[Mapping[str, str], ...]
-    checkpoint_every_s: float
+    workers: Workers
+    """Of each trial."""
 
     def __call__(self, config: Mapping[str, Any], tell: Tell) -> None:
         """Run the seeds that are missing, and record what came of it. A failure on purpose is a result, too."""
@@ -70,16 +75,43 @@ class RunTrial:
 
     def _run_seed(self, record: TrialRecord, seed: int, tell: Tell) -> TrialRecord:
         started, study = time.monotonic(), self.sweep.study(record.values, seed)
-        looks = self.sweep.probes and seed == self.sweep.seeds[0]
-        observer = (
-            _Observer(self.artifacts, self.sweep.study(record.values, seed, extras=True), tell) if looks else None
+        looked_at = self.sweep.probes and seed == self.sweep.seeds[0]
+        body = _Body(
+            Worker(study.plan(self.artifacts).to_train, self.artifacts),
+            self.sweep.study(record.values, seed, extras=True) if looked_at else None,
         )
-        runtime = AloneRuntime(self.artifacts.store, tell, observer, self.checkpoint_every_s)
+        probes = list(record.probes)
+
+        def on_event(event: Event) -> None:
+            tell(event)
+            if event["kind"] == "probe":
+                probes.append(event["probe"])
+                seen = {name: value for name, value in event["probe"].items() if name != "progress"}
+                report(event["score"], event["probe"]["progress"], ended=0, **seen)
+
         tell({"kind": "seed", "seed": seed})
-        Worker(study.plan(self.artifacts).to_train, self.artifacts)(runtime)
+        store, workers = self.artifacts.store, self.workers
+        if workers.num_workers == 1:
+            body(AloneRuntime(store, on_event, workers.checkpoint_every_s))
+        elif body.worker.stages:
+            name = f"trial-{record.key[:8]}-{uuid.uuid4().hex[:8]}"
+            run(body, name=name, workers=workers, store=store, on_event=on_event)
         result = seed_result(study, self.artifacts, time.monotonic() - started)
-        probes = (*record.probes, *observer.found) if observer else record.probes
-        return record.model_copy(update={"results": (*record.results, result), "probes": probes})
+        return record.model_copy(update={"results": (*record.results, result), "probes": tuple(probes)})
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What the workers of a trial do for one seed."""
+
+    worker: Worker
+    looked_at: Study | None
+    """The study with its extras, if its Comp-GAN is looked at while it trains."""
+
+    def __call__(self, runtime: StageRuntime) -> None:
+        if self.looked_at and runtime.rank == 0:
+            runtime.observer = _Observer(self.worker.artifacts, self.looked_at, runtime)
+        self.worker(runtime)
 
 
 def seed_result(study: Study, artifacts: Artifacts, seconds: float) -> SeedResult:
@@ -94,20 +126,18 @@ def seed_result(study: Study, artifacts: Artifacts, seconds: float) -> SeedResul
 
 
 class _Observer:
-    """Looks at a Comp-GAN while it trains, and lets Tune decide whether it goes on."""
+    """Looks at a Comp-GAN while it trains, and tells of it."""
 
-    def __init__(self, artifacts: Artifacts, study: Study, tell: Tell):
-        self.artifacts, self.study, self.tell = artifacts, study, tell
-        self.found: list[dict[str, float]] = []
+    def __init__(self, artifacts: Artifacts, study: Study, runtime: StageRuntime):
+        self.artifacts, self.study, self.runtime = artifacts, study, runtime
 
     def __call__(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
         due = next((percent for percent in PROBES_AT if step == max(1, steps * percent // 100)), None)
         if due is None:
             return
         seen = self._probe(networks)
-        self.found.append({"progress": float(due), **seen})
-        self.tell({"kind": "probe", "probe": self.found[-1]})
-        report(seen.get("probe_edits_alone", seen["probe_expression"]), due, ended=0, **seen)
+        score = seen.get("probe_edits_alone", seen["probe_expression"])
+        self.runtime.emit({"kind": "probe", "score": score, "probe": {"progress": float(due), **seen}})
 
     @cached_property
     def _probe(self) -> Probe:
@@ -118,7 +148,7 @@ class _Observer:
         ]
         return probe_of(
             {record.stage: self.artifacts.fetch(record) for record in records},
-            AloneRuntime.here(),
+            self.runtime.device,
             network=recipe.network,
             judge=recipe.judge,
             size=recipe.faces.size,

@@ -81,3 +81,24 @@ def test_a_fill_that_fails_leaves_no_entry(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         cache.get("s/f/1", KIB, lambda directory: 1 / 0)
     assert (cache.get("s/f/1", KIB, fill) / "data").exists()
+
+
+@pytest.mark.timeout(20)
+def test_a_process_that_looked_before_an_entry_was_there_does_not_wait_for_whoever_uses_it(tmp_path: Path) -> None:
+    """Two workers of a run: one fetched and goes on to a collective, in which it waits for the other."""
+    code = f"""import sys; from pathlib import Path; from orchestrator.artifacts.node_cache import NodeCache
+cache = NodeCache(Path({str(tmp_path)!r}))
+cache.get("s/f/1", {KIB}, lambda d: (d / "data").write_bytes(b"x" * {KIB})); print(flush=True); sys.stdin.read()"""
+    users: list[subprocess.Popen[str]] = []
+
+    class Late(NodeCache):
+        def _hold(self, name: str, target: Path) -> bool:
+            found = super()._hold(name, target)
+            if not found and not users:
+                pipe = subprocess.PIPE
+                users.append(subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True))
+                users[0].stdout.readline()
+            return found
+
+    assert (Late(tmp_path).get("s/f/1", KIB, lambda d: pytest.fail("filled twice")) / "data").exists()
+    users[0].communicate("")
