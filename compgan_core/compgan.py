@@ -69,11 +69,16 @@ class Tuples(NamedTuple):
 
 
 class CompGAN(nn.Module):
-    """G(Pose) and G(Exp)."""
+    """G(Pose) and G(Exp), which may be one and the same."""
 
     def __init__(self, pose: nn.Module, exp: nn.Module):
         super().__init__()
         self.pose, self.exp = pose, exp
+
+    @property
+    def shared(self) -> bool:
+        """Whether one generator does both edits."""
+        return self.pose is self.exp
 
     def forward(self, source: Tensor, references: Tensor) -> Tensor:
         """Algorithm 1. source: (batch, 3, h, w); references: (8, batch, 3, h, w). Returns fakes of the same shape."""
@@ -127,9 +132,14 @@ def generator_gradients(
     classifier: float = 1.0,
     adversarial: float = 1.0,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Eq. (12) with respect to G(Pose) and Eq. (13) with respect to G(Exp): (pose gradients, exp gradients)."""
+    """Eq. (12) with respect to G(Pose) and Eq. (13) with respect to G(Exp): (pose gradients, exp gradients).
+
+    A shared generator gets the gradient of their mean, as the former.
+    """
     loss_pose = losses.weighted_sum(terms, lambda_, classifier, adversarial)
     loss_exp = losses.weighted_sum(terms, mu, classifier, adversarial)
+    if gan.shared:
+        return list(torch.autograd.grad((loss_pose + loss_exp) / 2, trainable(gan.pose))), []
     pose = torch.autograd.grad(loss_pose, trainable(gan.pose), retain_graph=True)
     exp = torch.autograd.grad(loss_exp, trainable(gan.exp))
     return list(pose), list(exp)

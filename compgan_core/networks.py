@@ -39,7 +39,8 @@ def face_judge(recipe: JudgeNetRecipe, size: int, labels: Labels, seed: int) -> 
 def comp_gan(recipe: GeneratorRecipe, seed: int) -> CompGAN:
     """Both generators."""
     with seeded(seed, "init generators"):
-        gan = CompGAN(Generator(recipe), Generator(recipe))
+        pose = Generator(recipe)
+        gan = CompGAN(pose, pose if recipe.shared else Generator(recipe))
         init_gan(gan)
     return gan
 

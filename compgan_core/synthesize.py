@@ -79,6 +79,12 @@ def plan_edits(
     return Edits(*rows, _labels(labels, *rows, np.array(number, dtype=np.int32), changed))
 
 
+def all_of_reference(edits: Edits, labels: Labels) -> Edits:
+    """The same edits by a generator that takes pose and expression from the reference, whichever is to change."""
+    pose, expression = labels.pose[edits.reference], labels.expression[edits.reference]
+    return edits._replace(labels=replace(edits.labels, pose=pose, expression=expression))
+
+
 def plan_mirrored(labels: Labels, split: Split, pool: int, seed: int, draw: int) -> Edits:
     """Up to `pool` base faces of the pose that is the mirror image of the novel one, as faces of the novel one.
 

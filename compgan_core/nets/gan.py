@@ -26,6 +26,8 @@ class GeneratorRecipe(BaseModel):
     Sec. 5.2; small networks need 2."""
     upsample: Literal["transposed", "nearest"] = "transposed"
     """A transposed 4 x 4 convolution as in AttGAN, or doubled pixels and a 3 x 3 one, which makes no checkerboard."""
+    shared: bool = False
+    """One generator in place of both (an ablation of Sec. 5.3): it takes pose and expression from the reference."""
 
 
 class DiscriminatorRecipe(BaseModel):

@@ -39,6 +39,15 @@ class Judge(nn.Module):
         self.pose = nn.Linear(recipe.feature, poses)
         self.identity = nn.Linear(recipe.feature, identities)
 
+    def maps(self, faces: Tensor) -> list[Tensor]:
+        """The maps (batch, channels, h, w) after each halving, the largest first."""
+        found = []
+        for layer in self.trunk.children():
+            faces = layer(faces)
+            if isinstance(layer, nn.ReLU):
+                found.append(faces)
+        return found[1::2]
+
     def features(self, faces: Tensor) -> Tensor:
         return self.fc(self.trunk(faces))
 

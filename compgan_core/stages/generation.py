@@ -9,7 +9,7 @@ import numpy as np
 
 from compgan_core import networks, synthesize
 from compgan_core import quality as quality_of
-from compgan_core.data.cache import Faces, write_cache
+from compgan_core.data.cache import write_cache
 from compgan_core.data.shots import ShotsPer, shots
 from compgan_core.data.tuples import TupleSampler
 from compgan_core.losses import Weights
@@ -23,8 +23,9 @@ from compgan_core.stages.inputs import Inputs, Metrics, open_data, write_result
 from compgan_core.training import classifier as supervised
 from compgan_core.training import gan as gan_training
 from compgan_core.training import rivals as rivals_training
+from compgan_core.training.classifier import FaceReader
 from compgan_core.training.gan import CompGANRecipe
-from compgan_core.training.runtime import Runtime
+from compgan_core.training.runtime import Runtime, save_state
 from compgan_core.variants import KINDS
 
 
@@ -71,14 +72,14 @@ def rival(inputs: Inputs, out: Path, runtime: Runtime, *, rival: RivalRecipe, si
 
 
 def judge(inputs: Inputs, out: Path, runtime: Runtime, *, judge: JudgeRecipe, size: int, seed: int) -> Metrics:
-    """The judge, on nine tenths of all rows, degraded; it supervises nobody. Input: faces."""
-    data = Faces.open(inputs["faces"])
+    """The judge, on half of the faces that do not test, degraded; it supervises nobody. Inputs: faces, split."""
+    data, roles = open_data(inputs)
     model = networks.face_judge(judge.network, size, data.labels, seed).to(runtime.device)
-    rows, held_out = quality_of.judge_rows(len(data.labels), seed)
+    rows, others = quality_of.judge_rows(data.labels, roles, seed)
     source = supervised.epochs_of(data, rows, size, seed + 1, runtime.device)
     history = supervised.train(runtime, model, source, judge.training, len(rows), seed + 1)
     write_result(runtime, out, history, judge=model)
-    return quality_of.ceiling(model, data, held_out, size, runtime.device)
+    return quality_of.ceiling(model, data, others, size, runtime.device)
 
 
 def quality(
@@ -92,19 +93,27 @@ def quality(
     judge: JudgeRecipe,
     seed: int,
 ) -> Metrics:
-    """What the judge and F_cls read in edits of base training faces, and their distance to the truth.
+    """What the judge and F_cls read in edits of base training faces, and how far they are from the truth.
 
-    Inputs: faces, split, classifier, judge; compgan or rival.
+    Inputs: faces, split, classifier, judge; compgan or rival. Writes preservation.json (Figs. 13-15) and
+    identities.safetensors (features for Fig. 18).
     """
     data, roles = open_data(inputs)
     editors = networks.load_editors(inputs, generator, size, data.labels, runtime.device)
-    readers = {
+    readers: dict[str, FaceReader] = {
         "judge": networks.load_judge(inputs["judge"], judge.network, size, data.labels, runtime.device),
         "f_cls": networks.load_classifier(inputs["classifier"], network, size, data.labels, runtime.device),
     }
-    sampler = TupleSampler(data.labels, roles.base_train, seed + 1, 0.0)
+    seen, _ = quality_of.judge_rows(data.labels, roles, seed)
+    sampler = quality_of.Unseen(TupleSampler(data.labels, roles.base_train, seed + 1, 0.0), seen, judge.edits)
     tuples = gan_training.tuples_of(data, sampler, size, seed + 1, runtime.device)
-    return quality_of.edits(runtime, editors, readers, tuples, judge.edits)
+    edits = quality_of.read_edits(runtime, editors, readers, tuples, judge.edits)
+    if runtime.rank == 0:
+        (out / "preservation.json").write_text(json.dumps(quality_of.preservation(edits, data.labels), indent=1))
+        rows = np.setdiff1d(roles.base_train, seen)
+        features = quality_of.identity_features(editors, readers["f_cls"], data, rows, size, seed, runtime.device)
+        save_state(out / "identities.safetensors", features)
+    return quality_of.summary(edits)
 
 
 def synthesis(
@@ -132,6 +141,8 @@ def synthesis(
     if generator:
         editors = networks.load_editors(inputs, generator, size, data.labels, runtime.device)
         make = synthesize.edited(editors[kind], data, size)
+        if isinstance(generator, GeneratorRecipe) and generator.shared:
+            edits = synthesize.all_of_reference(edits, data.labels)
     images = synthesize.synthesize(runtime, make, data, edits, size)
     if runtime.rank == 0:
         write_cache(images, edits.labels, out)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from compgan_core import transforms
@@ -21,7 +21,8 @@ from compgan_core.compgan import (
     generator_terms,
 )
 from compgan_core.data.cache import Faces
-from compgan_core.data.tuples import TupleSampler
+from compgan_core.data.labels import Rows
+from compgan_core.errors import ConfigurationError
 from compgan_core.losses import Weights
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.gan import DiscriminatorRecipe, GeneratorRecipe
@@ -60,12 +61,29 @@ class CompGANRecipe(BaseModel):
     Without it a generator copies the reference's other attribute too, which spoils label-free references."""
     precision: Literal["float32", "bfloat16"] = "float32"
 
+    @model_validator(mode="after")
+    def _shared_goes_by_the_whole_reference(self) -> Self:
+        if self.generator.shared and self.reference_mismatch:
+            raise ConfigurationError(
+                "one generator for pose and expression takes both from the reference, so a reference may not be right "
+                f"in one of them only: with compgan.generator.shared=true set compgan.reference_mismatch=0, not "
+                f"{self.reference_mismatch:g}"
+            )
+        return self
+
     def ramp(self, tuples: int) -> float:
         """The share of their scales that the terms of F_cls and D have after this many tuples."""
         return min(1.0, max(0.0, (tuples - self.warmup_tuples) / max(1, self.ramp_tuples)))
 
 
-def tuples_of(faces: Faces, sampler: TupleSampler, size: int, seed: int, device: torch.device) -> Callable:
+class Sampler(Protocol):
+    """An endless stream of tuples, by number; `TupleSampler` is one."""
+
+    def batch(self, start: int, n: int) -> Rows:
+        """Rows int64 (n, 12): four faces of a person, then the references of the eight calls of Algorithm 1."""
+
+
+def tuples_of(faces: Faces, sampler: Sampler, size: int, seed: int, device: torch.device) -> Callable:
     """tuples(samples) -> Tuples of consecutive sample numbers, int64 (n,); one crop for the twelve images of each."""
 
     def tuples(samples: np.ndarray) -> Tuples:
@@ -109,9 +127,11 @@ def train(
     g, d = recipe.generator_optimizer, recipe.discriminator_optimizer
     trainees = {
         "pose": Trainee(runtime.engine(gan.pose, build(gan.pose, g), g.max_grad_norm), g.lr),
-        "exp": Trainee(runtime.engine(gan.exp, build(gan.exp, g), g.max_grad_norm), g.lr),
         "discriminator": Trainee(runtime.engine(discriminator, build(discriminator, d), d.max_grad_norm), d.lr),
     }
+
+    if not gan.shared:
+        trainees["exp"] = Trainee(runtime.engine(gan.exp, build(gan.exp, g), g.max_grad_norm), g.lr)
 
     def update(step: int) -> Update:
         start = step * schedule.batch
@@ -123,7 +143,8 @@ def train(
         )
 
     def after_step(step: int) -> None:
-        runtime.observe(step, steps, {name: trainee.engine.module for name, trainee in trainees.items()})
+        networks = {name: trainee.engine.module for name, trainee in trainees.items()}
+        runtime.observe(step, steps, {"exp": networks["pose"], **networks})
 
     steps = schedule.total_steps(n_examples)
     return fit(runtime, trainees, update, schedule, steps, schedule.batch * len(CALLS), after_step)
@@ -152,4 +173,4 @@ def compgan_update(
     with autocast(batch.reals.device, recipe.precision):
         d_loss, d = discriminator_gradients(fakes, batch, discriminator)
     metrics = {name: term.detach() for name, term in terms.items()} | {"discriminator": d_loss}
-    return Update(metrics, {"pose": pose, "exp": exp, "discriminator": d})
+    return Update(metrics, {"pose": pose, "discriminator": d} | ({} if gan.shared else {"exp": exp}))

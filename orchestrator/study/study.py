@@ -61,7 +61,7 @@ class Study:
             {**network, "compgan": r.compgan, "lambda_": r.lambda_, "mu": r.mu},
             {**data, "classifier": classifier},
         )
-        judge = Stage("judge", {"judge": r.judge, "size": size, "seed": seed}, {"faces": faces})
+        judge = Stage("judge", {"judge": r.judge, "size": size, "seed": seed}, data)
         generator, readers = r.compgan.generator, {"classifier": classifier, "judge": judge}
         by_size = {"size": size, "seed": seed}
         quality = Stage(

@@ -9,6 +9,7 @@ import pytest
 
 from tests.small_study import facts, import_faces, options, orch
 
+FEW_STEPS = {"compgan.schedule.steps": "2"}
 FORBIDDEN = ("ray", "deepspeed", "boto3", "botocore", "s3fs", "fsspec", "typer", "rich", "filelock", "jinja2")
 WITHOUT = f"""
 import sys
@@ -30,7 +31,14 @@ def store(tmp_path_factory):
 
 def alone(root, *more):
     environment = os.environ | {"COMPGAN_CACHE": str(root / "cache")}
-    command = [sys.executable, "-c", WITHOUT, *options(str(root / "store"), **dict(more)), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT,
+        *options(str(root / "store"), **FEW_STEPS | dict(more)),
+        "--device",
+        "cpu",
+    ]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=170)
 
 
@@ -39,7 +47,7 @@ def test_a_study_without_ray_makes_the_records_of_orch_train(store):
     done = facts(alone(store))
     assert {stage["state"] for stage in done["stages"]} == {"run"}
     assert done["metrics"].keys() == {"plain", "degraded", "exp", "compgan", "quality", "judge"}
-    plan = facts(orch("plan", *options(str(store / "store")), "--json"))
+    plan = facts(orch("plan", *options(str(store / "store"), **FEW_STEPS), "--json"))
     assert {stage["state"] for stage in plan["stages"]} == {"cached"}
 
 
