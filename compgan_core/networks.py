@@ -91,8 +91,9 @@ def load_editors(
     if isinstance(generator, GeneratorRecipe):
         gan = load_gan(inputs["compgan"], generator, device)
         return {"pose": ByReference(gan.pose), "exp": ByReference(gan.exp)}
-    kept = make_rival(generator, Domain.of(labels, size), 0).kept
-    return load(kept, inputs["rival"] / "kept.safetensors", device).editors
+    rival = make_rival(generator, Domain.of(labels, size), 0)
+    load(rival.kept, inputs["rival"] / "kept.safetensors", device)
+    return rival.editors
 
 
 def _classes(labels: Labels) -> tuple[int, int, int]:

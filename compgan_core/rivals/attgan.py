@@ -7,7 +7,7 @@ sample sees does not depend on its batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
-from compgan_core.editors import Editors, Looks
+from compgan_core.editors import Looks
 from compgan_core.nets.gan import Discriminator, DiscriminatorRecipe
 from compgan_core.randomness import seeded, uniform
-from compgan_core.rivals.base import EDITED, Domain, Trained, edits_of, known_values
+from compgan_core.rivals.base import EDITED, Domain, edits_of, known_values
 from compgan_core.rivals.layers import BatchNorm
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -133,7 +133,7 @@ class AttGANDiscriminator(nn.Module):
         return self.critic.head(maps).squeeze(1), self.attributes(maps)
 
 
-class AttGANEditor(Trained):
+class AttGANEditor(nn.Module):
     """Generates the wanted attributes. A value that was never trained is read off the reference by the classifier."""
 
     known: Tensor
@@ -144,10 +144,6 @@ class AttGANEditor(Trained):
         super().__init__()
         self.generator, self.classifier, self.domain, self.loss = generator, classifier, domain, loss
         self.register_buffer("known", torch.ones(2, max(domain.expressions, domain.poses), dtype=torch.bool))
-
-    @property
-    def editors(self) -> Editors:
-        return dict.fromkeys(EDITED, self)
 
     def edit(self, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
         groups = self.domain.expressions, self.domain.poses
@@ -162,6 +158,8 @@ class AttGANEditor(Trained):
 class AttGAN:
     """As `Rival`."""
 
+    moving = None
+
     def __init__(self, recipe: AttGANRecipe, domain: Domain, seed: int):
         self.recipe, self.domain, self.seed = recipe, domain, seed
         n = domain.poses + domain.expressions
@@ -169,6 +167,7 @@ class AttGAN:
             self.g = AttGANGenerator(recipe.generator, n)
             self.d = AttGANDiscriminator(recipe.discriminator, domain.size, n)
         self.kept = AttGANEditor(self.g, self.d, domain, recipe.attribute_loss)
+        self.editors = dict.fromkeys(EDITED, self.kept)
         self.networks = {"generator": self.g, "discriminator": self.d}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
@@ -215,9 +214,6 @@ class AttGAN:
         groups = [self.domain.expressions, self.domain.poses]
         pairs = zip(logits.split(groups, 1), attributes.split(groups, 1), strict=True)
         return torch.stack([F.cross_entropy(x, y) for x, y in pairs]).sum()
-
-    def moving(self, means: Mapping[str, float]) -> Collection[str]:
-        return self.networks
 
     def complete(self, runtime: Runtime, load: Callable[[Rows], Tensor], labels: Labels, rows: Rows) -> None:
         poses, expressions = known_values(labels, rows)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compgan_core.compgan import CALLS, TARGET, Tuples
 from compgan_core.data.labels import Labels, Rows
-from compgan_core.editors import ByReference, Editors, Looks
+from compgan_core.editors import Editors, Looks
 from compgan_core.training.loop import Update
 from compgan_core.training.runtime import Runtime
 
@@ -32,30 +32,23 @@ class Domain(NamedTuple):
         return cls(size, len(labels.poses), len(labels.expressions))
 
 
-class Trained(nn.Module):
-    """What is kept of a rival after training."""
-
-    @property
-    def editors(self) -> Editors:
-        """As `editors` has them."""
-        raise NotImplementedError
-
-
 class Rival(Protocol):
     """A method of editing faces, ready to be trained."""
 
-    kept: Trained
+    kept: nn.Module
+    """What is left after training."""
+    editors: Editors
+    """Made of what is kept."""
     networks: Mapping[str, nn.Module]
     """What is trained, each by an engine of its own."""
+    moving: Callable[[Mapping[str, float]], Collection[str]] | None
+    """Which networks may move, given the metrics' means over all workers; None where all always may."""
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
         """Losses and gradients of this worker's share; networks without gradients do not move. Collective.
 
         samples: int64 (n,), the numbers of the tuples of this share.
         """
-
-    def moving(self, means: Mapping[str, float]) -> Collection[str]:
-        """Which networks may move, given the metrics' means over all workers."""
 
     def complete(self, runtime: Runtime, load: Callable[[Rows], Tensor], labels: Labels, rows: Rows) -> None:
         """Put into what is kept what it needs besides weights, from its training rows. Collective."""
@@ -81,18 +74,6 @@ def edits_of(batch: Tuples) -> dict[Edited, Edit]:
         wanted = Looks(batch.pose[int(edited == "pose")], batch.expression[int(edited == "exp")])
         found[edited] = Edit(batch.references[there], batch.reals[TARGET[there]], batch.references[back], wanted)
     return found
-
-
-class ByReferences(Trained):
-    """A generator for each attribute, each of (source, reference)."""
-
-    def __init__(self, pose: nn.Module, exp: nn.Module):
-        super().__init__()
-        self.pose, self.exp = pose, exp
-
-    @property
-    def editors(self) -> Editors:
-        return {edited: ByReference(getattr(self, edited)) for edited in EDITED}
 
 
 def known_values(labels: Labels, rows: Rows) -> tuple[Tensor, Tensor]:

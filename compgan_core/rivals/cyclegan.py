@@ -8,7 +8,7 @@ is the discriminator of the other domain that asks for a change, and one of all 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
+from compgan_core.editors import ByReference
 from compgan_core.randomness import seeded
-from compgan_core.rivals.base import EDITED, ByReferences, Domain, Edit, Edited, edits_of
+from compgan_core.rivals.base import EDITED, Domain, Edit, Edited, edits_of
 from compgan_core.rivals.layers import ImagePool, PatchGAN, PatchGANRecipe, init_normal
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -108,18 +109,21 @@ class PooledPatchGAN(nn.Module):
 class CycleGAN:
     """As `Rival`."""
 
+    moving = None
+
     def __init__(self, recipe: CycleGANRecipe, domain: Domain, seed: int):
         self.recipe = recipe
         shape = 6, domain.size, domain.size
         with seeded(seed, "init cyclegan"):
-            self.kept = ByReferences(ResNet(recipe.generator), ResNet(recipe.generator))
+            self.kept = nn.ModuleDict({edited: ResNet(recipe.generator) for edited in EDITED})
             self.d = {
                 edited: PooledPatchGAN(recipe.discriminator, ImagePool(recipe.pool, shape, seed, f"pool {edited}"))
                 for edited in EDITED
             }
             for network in (self.kept, *self.d.values()):
                 init_normal(network)
-        self.networks = {e: getattr(self.kept, e) for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
+        self.editors = {edited: ByReference(self.kept[edited]) for edited in EDITED}
+        self.networks = {e: self.kept[e] for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
         metrics: dict[str, Tensor] = {}
@@ -151,9 +155,6 @@ class CycleGAN:
         gradients[f"d_{edited}"] = list(torch.autograd.grad(d_loss, trainable(d)))
         values = {"adv": adv, "cycle": cycle, "identity": same, "d": d_loss}
         metrics |= {f"{edited}_{name}": value.detach() for name, value in values.items()}
-
-    def moving(self, means: Mapping[str, float]) -> Collection[str]:
-        return self.networks
 
     def complete(self, runtime: Runtime, load: Callable[[Rows], Tensor], labels: Labels, rows: Rows) -> None:
         pass

@@ -6,7 +6,7 @@ generators and their discriminators move from one point, as Comp-GAN's do; the a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from compgan_core import losses
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
+from compgan_core.editors import ByReference
 from compgan_core.randomness import seeded, uniform
-from compgan_core.rivals.base import EDITED, ByReferences, Domain, Edit, Edited, edits_of
+from compgan_core.rivals.base import EDITED, Domain, Edit, Edited, edits_of
 from compgan_core.rivals.layers import BatchNorm, PatchGAN, PatchGANRecipe, init_normal
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -95,14 +96,17 @@ class UNet(nn.Module):
 class Pix2Pix:
     """As `Rival`."""
 
+    moving = None
+
     def __init__(self, recipe: Pix2PixRecipe, domain: Domain, seed: int):
         self.recipe, self.seed = recipe, seed
         with seeded(seed, "init pix2pix"):
-            self.kept = ByReferences(UNet(recipe.generator), UNet(recipe.generator))
+            self.kept = nn.ModuleDict({edited: UNet(recipe.generator) for edited in EDITED})
             self.d = {edited: PatchGAN(recipe.discriminator, 6, "batch") for edited in EDITED}
             for network in (self.kept, *self.d.values()):
                 init_normal(network)
-        self.networks = {e: getattr(self.kept, e) for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
+        self.editors = {edited: ByReference(self.kept[edited]) for edited in EDITED}
+        self.networks = {e: self.kept[e] for e in EDITED} | {f"d_{e}": d for e, d in self.d.items()}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:
         metrics: dict[str, Tensor] = {}
@@ -136,9 +140,6 @@ class Pix2Pix:
         gradients[f"d_{edited}"] = list(torch.autograd.grad(d_loss, trainable(d)))
         values = {"adv": adv, "l1": l1, "d": d_loss}
         metrics |= {f"{edited}_{name}": value.detach() for name, value in values.items()}
-
-    def moving(self, means: Mapping[str, float]) -> Collection[str]:
-        return self.networks
 
     def complete(self, runtime: Runtime, load: Callable[[Rows], Tensor], labels: Labels, rows: Rows) -> None:
         pass

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from compgan_core.compgan import Tuples
 from compgan_core.data.labels import Labels, Rows
-from compgan_core.editors import Editors, Looks
+from compgan_core.editors import Looks
 from compgan_core.randomness import normal, seeded
-from compgan_core.rivals.base import EDITED, Domain, Trained, known_values
+from compgan_core.rivals.base import EDITED, Domain, known_values
 from compgan_core.rivals.layers import BatchNorm
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
@@ -124,7 +124,7 @@ class VAEGANDiscriminator(nn.Module):
         return self.head(features).squeeze(1), features
 
 
-class VAEGANEditor(Trained):
+class VAEGANEditor(nn.Module):
     """Moves a face in latent space from the mean of what it is to the mean of what is wanted.
 
     A value that no training row has is taken from the reference: its latent, less the mean of its other attribute.
@@ -143,10 +143,6 @@ class VAEGANEditor(Trained):
             self.register_buffer(name, torch.zeros(n, latent))
             self.register_buffer(f"known_{name}", torch.ones(n, dtype=torch.bool))
         self.register_buffer("centre", torch.zeros(latent))
-
-    @property
-    def editors(self) -> Editors:
-        return dict.fromkeys(EDITED, self)
 
     def edit(self, source: Tensor, reference: Tensor, has: Looks, wanted: Looks) -> Tensor:
         z, of_reference = self.encoder(source)[0], self.encoder(reference)[0] - self.centre
@@ -169,6 +165,7 @@ class VAEGAN:
             self.decoder = Decoder(recipe.network, domain.size)
             self.d = VAEGANDiscriminator(recipe.network, domain.size)
         self.kept = VAEGANEditor(self.encoder, self.decoder, domain, recipe.network.latent)
+        self.editors = dict.fromkeys(EDITED, self.kept)
         self.networks = {"encoder": self.encoder, "decoder": self.decoder, "discriminator": self.d}
 
     def update(self, batch: Tuples, samples: np.ndarray, step: int, runtime: Runtime) -> Update:

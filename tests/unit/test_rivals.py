@@ -283,7 +283,9 @@ HAS = Looks(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]))
 @EVERY
 @pytest.mark.parametrize("edited", EDITED)
 def test_an_editor_returns_faces_and_keeps_to_its_rows(recipe, edited):
-    editor = small(recipe).kept.eval().editors[edited]
+    rival = small(recipe)
+    rival.kept.eval()
+    editor = rival.editors[edited]
     wanted = Looks(torch.tensor([1, 1, 0]), torch.tensor([3, 2, 2]))
     reference = FACES.flip(0)
     made = editor.edit(FACES, reference, HAS, wanted)
