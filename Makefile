@@ -8,12 +8,13 @@ INSTALLED := .venv/installed
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format bench clean
+.PHONY: help setup demo test test-fast soak check format bench clean
 
 help:
 	@echo "make setup      .venv with everything in constraints.txt"
 	@echo "make demo       the whole road on procedural faces, from a local store and a local Ray"
 	@echo "make test       all tests;  make test-fast  those that need neither Ray nor a store"
+	@echo "make soak       the tests that take minutes: lost hosts, a lost store, a lost head"
 	@echo "make check      format, lint, types, import directions;  make format  repairs the first two"
 	@echo "make bench      the figures of docs/results.md that this machine can measure"
 	@echo "make clean      remove .venv, caches and local runs"
@@ -30,7 +31,10 @@ demo: $(INSTALLED)
 	$(BIN)/orch demo
 
 test: test-fast
-	$(PYTEST) -m "integration or slow"
+	$(PYTEST) -m "(integration or slow) and not soak"
+
+soak: $(INSTALLED)
+	$(PYTEST) -m soak
 
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not integration and not slow"
