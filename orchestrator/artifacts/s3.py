@@ -9,6 +9,7 @@ Large objects belong under keys that are never written twice: some servers (Swif
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from collections.abc import Iterator
@@ -37,8 +38,9 @@ CONFIG = {
     "connect_timeout": 5,
     "read_timeout": 60,
     "max_pool_connections": 64,
-    "retries": {"mode": "standard", "max_attempts": 5},  # exponential back-off with full jitter
+    "retries": {"mode": "standard", "max_attempts": 5},  # exponential back-off with full jitter, at most 20 s
 }
+PATIENT_ATTEMPTS = 16  # three minutes or so where nothing answers, less than a collective operation may wait
 PREFLIGHT = {"read_timeout": 10, "retries": {"mode": "standard", "max_attempts": 2}}  # somebody waits for the answer
 INTERRUPTED = (exceptions.IncompleteReadError, exceptions.ReadTimeoutError, exceptions.ResponseStreamingError)
 WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken")
@@ -58,6 +60,7 @@ class S3Store:
     def __init__(self, bucket: str, prefix: str):
         self.bucket, self.prefix = bucket, prefix
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._attempts: int | None = None
         self.endpoint: str | None = None
         self.region: str | None = None
         with self._errors("open"):
@@ -66,6 +69,12 @@ class S3Store:
             self.endpoint = meta.endpoint_url
         if meta.region_name != "aws-global":
             self.region = meta.region_name
+
+    def patient(self) -> S3Store:
+        other = copy.copy(self)
+        vars(other).pop("_client", None)
+        other._attempts = PATIENT_ATTEMPTS
+        return other
 
     def put_bytes(self, key: str, data: bytes, *, create_only: bool = False) -> bool:
         condition = {"IfNoneMatch": "*"} if create_only else {}
@@ -157,7 +166,9 @@ class S3Store:
 
     def _config(self) -> dict[str, Any]:
         # Outside AWS a bucket is seldom a host name of its own.
-        return CONFIG | ({"s3": {"addressing_style": "path"}} if self.endpoint else {})
+        style = {"s3": {"addressing_style": "path"}} if self.endpoint else {}
+        retries = {"retries": {"mode": "standard", "max_attempts": self._attempts}} if self._attempts else {}
+        return CONFIG | style | retries
 
     def _create_bucket(self) -> None:
         elsewhere = self.endpoint is None and self.region not in (None, "us-east-1")

@@ -38,6 +38,9 @@ class Store(Protocol):
 
     url: str
 
+    def patient(self) -> Store:
+        """The same store for work that is worth waiting for: a request is repeated for minutes before it fails."""
+
     def put_bytes(self, key: str, data: bytes, *, create_only: bool = False) -> bool:
         """Store an object. With `create_only`, False if the key exists already: of many callers one gets True."""
 
@@ -115,6 +118,9 @@ class DirectoryStore:
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()
         self.url = str(self.root)
+
+    def patient(self) -> DirectoryStore:
+        return self  # what a disk refuses it refuses at once
 
     def put_bytes(self, key: str, data: bytes, *, create_only: bool = False) -> bool:
         with self._errors("write", key), self._partial() as partial:

@@ -124,12 +124,14 @@ def run_plan(
     seconds: dict[str, float] = {}
     if not plan.to_run:
         return seconds
+    from orchestrator.artifacts.artifacts import Artifacts
     from orchestrator.cli.progress import watch
     from orchestrator.runtime.cluster import Workers, start_ray
     from orchestrator.runtime.ray_train import run
     from orchestrator.study import Worker, make_faces_of
 
     artifacts.store.check()
+    artifacts = Artifacts(artifacts.store.patient(), artifacts.cache)  # from here on an outage is a pause
     settings = Workers(num_workers=workers, zero_stage=zero, use_gpu=gpu, checkpoint_every_s=checkpoint_every)
     start_ray(address)
     with watch(printer.console, [stage.name for stage in plan.to_run]) as show:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from tempfile import NamedTemporaryFile
 
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from compgan_core.data.shards import PICTURES
 
 Picture = NDArray[np.uint8]
 """(height, width, 3), RGB, upright."""
@@ -36,7 +39,7 @@ def read_photograph(content: bytes) -> Picture:
     if not content:
         raise Unusable("the file is empty")
     try:
-        with Image.open(io.BytesIO(content)) as opened:
+        with Image.open(io.BytesIO(content), formats=PICTURES) as opened:
             _check_pixels(opened.width, opened.height)
             return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
     except UnidentifiedImageError:
@@ -58,6 +61,7 @@ def key_frames(content: bytes, every_frames: int) -> Iterator[tuple[int, Picture
     with NamedTemporaryFile(prefix="compgan-clip-") as file:  # OpenCV 4.14 crashes on damaged clips in memory
         file.write(content)
         file.flush()
+        os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "protocol_whitelist;file"  # whatever a clip says, no network
         yield from _key_frames(cv2.VideoCapture(file.name, cv2.CAP_FFMPEG), every_frames)
 
 

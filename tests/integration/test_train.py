@@ -19,6 +19,7 @@ import small_study as small
 import yaml
 
 from orchestrator.artifacts.store import open_store
+from orchestrator.store_server import StoreServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,13 @@ def test_a_study_runs_every_stage_and_says_what_the_faces_are_worth(trained: dic
     assert {"base", "novel", "novel_only", "harmonic", "pooled"} <= set(trained["metrics"]["compgan"]["means"])
     assert all(map(open_store(bucket).exists, trained["records"]))
     assert all(Path(picture).stat().st_size > 10_000 for picture in trained["pictures"])
+
+
+def test_no_secret_is_in_any_object_of_the_store(trained: dict, bucket: str, s3: StoreServer) -> None:
+    store, secrets = open_store(bucket), (s3.secret_key.encode(), os.environ["RAY_AUTH_TOKEN"].encode())
+    keys = [*store.keys()]
+    assert any(key.endswith("record.json") for key in keys)
+    assert [key for key in keys if any(secret in store.get_bytes(key) for secret in secrets)] == []
 
 
 def test_run_again_it_prints_the_same_from_the_records_without_ray(trained: dict, bucket: str) -> None:
