@@ -8,7 +8,8 @@ inputs, each weight gradient once.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -86,21 +87,22 @@ class CompGAN(nn.Module):
         for call, reference in zip(CALLS, references, strict=True):
             generator = self.pose if call.generator == "pose" else self.exp
             fakes.append(generator(source if call.source < 0 else fakes[call.source], reference))
-        return torch.stack(fakes)
+        return torch.cat(fakes).unflatten(0, (len(CALLS), -1))  # unlike stack, keeps their memory format
 
 
 def generator_terms(
     fakes: Tensor,
     batch: Tuples,
     classifier: FaceClassifier,
-    discriminator: nn.Module,
+    adversarial: Tensor,
     gamma1: float = 1.0,
     gamma2: float = 0.1,
     blur: bool = False,
 ) -> dict[str, Tensor]:
     """The seven losses of one batch of fakes (8, batch, 3, h, w), by the names of `losses.TERMS`.
 
-    classifier: F_cls, frozen (its parameters get no gradient from these losses). blur: F_cls looks at `soften`ed faces.
+    classifier: F_cls, frozen (its parameters get no gradient from these losses). adversarial: that term, from
+    `against_discriminator`. blur: F_cls looks at `soften`ed faces.
     """
     view = soften if blur else torch.Tensor.contiguous
     maps, logits = _unstacked(classifier, view(fakes))
@@ -120,7 +122,7 @@ def generator_terms(
         "con": against_truth(CONSTRUCTED),
         "recon": against_truth(RECONSTRUCTED),
         "loop": losses.loop_loss(fakes[LOOP_A], fakes[LOOP_B]),
-        "adv": losses.generator_adversarial_loss(discriminator(fakes.flatten(0, 1)).view(len(CALLS), -1)),
+        "adv": adversarial,
     }
 
 
@@ -129,8 +131,8 @@ def generator_gradients(
     gan: CompGAN,
     lambda_: Weights,
     mu: Weights,
-    classifier: float = 1.0,
-    adversarial: float = 1.0,
+    classifier: float | Tensor = 1.0,
+    adversarial: float | Tensor = 1.0,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Eq. (12) with respect to G(Pose) and Eq. (13) with respect to G(Exp): (pose gradients, exp gradients).
 
@@ -145,12 +147,47 @@ def generator_gradients(
     return list(pose), list(exp)
 
 
-def discriminator_gradients(fakes: Tensor, batch: Tuples, discriminator: nn.Module) -> tuple[Tensor, list[Tensor]]:
-    """Eq. (11) for D, fakes detached: (loss, gradients). Real faces are the four cells of the target identity."""
-    reals, fakes = batch.reals.flatten(0, 1), fakes.detach().flatten(0, 1)
-    real, fake = discriminator(torch.cat([reals, fakes])).split([len(reals), len(fakes)])
+class Against(NamedTuple):
+    """What one pass of D over real and generated faces gives."""
+
+    term: Tensor
+    """Eq. (11) for the generators; its derivative by the faces is known, so using it twice costs D nothing."""
+    loss: Tensor
+    """Eq. (11) for D, detached."""
+    gradients: list[Tensor]
+    """Of that, by D's parameters, fakes detached."""
+
+
+def against_discriminator(
+    fakes: Tensor,
+    batch: Tuples,
+    discriminator: nn.Module,
+    autocast: AbstractContextManager[object] | None = None,
+) -> Against:
+    """Both sides of Eq. (11). Real faces are the four cells of the target identity. autocast: around the pass of D."""
+    seen = fakes.detach().requires_grad_()
+    with autocast or nullcontext():
+        logits = discriminator(torch.cat([batch.reals.flatten(0, 1), seen.flatten(0, 1)]))
+    real, fake = logits.split([4 * fakes.shape[1], len(CALLS) * fakes.shape[1]])
+    term = losses.generator_adversarial_loss(fake.view(len(CALLS), -1))
     loss = losses.discriminator_loss(real, fake)
-    return loss.detach(), list(torch.autograd.grad(loss, trainable(discriminator)))
+    (slope,) = torch.autograd.grad(term, seen, retain_graph=True)
+    gradients = torch.autograd.grad(loss, trainable(discriminator))
+    return Against(_Known.apply(fakes, term.detach(), slope), loss.detach(), list(gradients))
+
+
+class _Known(torch.autograd.Function):
+    """A value whose derivative by `x` has been computed already."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return outputs[0] * slope, None, None
 
 
 def soften(faces: Tensor) -> Tensor:

@@ -93,12 +93,17 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits.float()).mean() + F.softplus(fake_logits.float()).mean()
 
 
-def weighted_sum(terms: Mapping[str, Tensor], weights: Weights, classifier: float, adversarial: float) -> Tensor:
-    """Eq. (12) or (13). classifier, adversarial: present multipliers of those two groups of terms (see `compgan`)."""
+def weighted_sum(
+    terms: Mapping[str, Tensor], weights: Weights, classifier: float | Tensor, adversarial: float | Tensor
+) -> Tensor:
+    """Eq. (12) or (13). classifier, adversarial: present multipliers of those two groups of terms (see `compgan`).
+
+    A term whose weight or multiplier is the number 0 is left out; a multiplier that is a tensor is never looked at.
+    """
     total = terms["con"].new_zeros(())
     for name in TERMS:
         group = classifier if name in CLASSIFIER_TERMS else adversarial if name == "adv" else 1.0
-        weight = getattr(weights, name) * group
-        if weight:
-            total = total + weight * terms[name]
+        weight = getattr(weights, name)
+        if weight and (isinstance(group, Tensor) or group):
+            total = total + weight * group * terms[name]
     return total

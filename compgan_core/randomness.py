@@ -32,8 +32,7 @@ def uniform(seed: int, purpose: str, samples: Tensor, n: int) -> Tensor:
     samples: int64 (batch,). Returns float32 (batch, n). Row i depends on `samples[i]` alone, so a dropout mask made
     from it does not depend on which worker holds the sample.
     """
-    start = torch.tensor(_signed(key(seed, purpose) & 0xFFFF_FFFF_FFFF_FFFF), device=samples.device)
-    rows = _mix(samples + start)
+    rows = _mix(samples + _signed(key(seed, purpose) & 0xFFFF_FFFF_FFFF_FFFF))
     columns = torch.arange(1, n + 1, device=samples.device) * _signed(0x9E37_79B9_7F4A_7C15)
     bits = _mix(rows[:, None] + columns[None, :])
     return (bits >> 40 & 0xFF_FFFF).to(torch.float32) / float(1 << 24)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -150,6 +152,23 @@ class TupleSampler:
             f"none of the {self._shape[0]} identities has the four faces of two poses x two expressions that "
             "Algorithm 1 compares: add faces, or choose poses and expressions that occur together"
         )
+
+
+class Ahead:
+    """A sampler asked for many samples at a time: for one batch, NumPy's calls cost more than their work.
+
+    batch: as `TupleSampler.batch`, the rows of samples start .. start + n - 1.
+    """
+
+    def __init__(self, batch: Callable[[int, int], Rows], samples: int = 1024):
+        self._batch, self._samples = batch, samples
+        self._start, self._rows = 0, np.empty((0, 12), np.int64)
+
+    def batch(self, start: int, n: int) -> Rows:
+        """As `TupleSampler.batch`."""
+        if not self._start <= start <= start + n <= self._start + len(self._rows):
+            self._start, self._rows = start, self._batch(start, max(n, self._samples))
+        return self._rows[start - self._start :][:n]
 
 
 class EpochSampler:

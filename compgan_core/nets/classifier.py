@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from compgan_core.nets.lightcnn import LightCNN, LightCNNRecipe
@@ -52,5 +51,6 @@ class FaceClassifier(nn.Module):
 
 def gray(faces: Tensor) -> Tensor:
     """Luma (ITU-R BT.601) in [0, 1] of RGB in [-1, 1]; (batch, 3, h, w) -> (batch, 1, h, w), differentiable."""
-    weights = torch.tensor((0.299, 0.587, 0.114), device=faces.device, dtype=faces.dtype)
-    return ((faces + 1) / 2 * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = faces.unbind(1)
+    luma = (0.299 * red).add(green, alpha=0.587).add(blue, alpha=0.114)
+    return (luma / 2 + 0.5)[:, None]

@@ -7,6 +7,7 @@ are arguments; the defaults are the network of the paper: 128 x 128 gray in [0, 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +38,39 @@ class MFM(nn.Module):
         self.filter = nn.Conv2d(n_in, 2 * n_out, kernel, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.filter(x).chunk(2, dim=1)
+        return _MaxOfHalves.apply(self.filter(x))
+
+
+class _MaxOfHalves(torch.autograd.Function):
+    """max(a, b) of a tensor's two halves (n, 2c, h, w), of which only "a won" is kept, a byte an element.
+
+    The gradient goes to the half that won, to a where they are equal. (`torch.maximum` keeps both halves, and its
+    backward pass goes over them eight times.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=1)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(a >= b)
         return torch.maximum(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> Tensor:
+        (gradient,), (a_won,) = outputs, ctx.saved_tensors
+        n, c, h, w = gradient.shape
+        like: dict[str, Any] = {"dtype": gradient.dtype, "device": gradient.device}
+        whole = torch.empty(n, 2 * c, h, w, memory_format=layout_of(gradient), **like)
+        a, b = whole.chunk(2, dim=1)
+        torch.mul(gradient, a_won, out=a)
+        torch.sub(gradient, a, out=b)
+        return whole
+
+
+def layout_of(x: Tensor) -> torch.memory_format:
+    """channels_last where (n, c, h, w) lies so, unless it could as well be called contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 class ResidualBlock(nn.Module):

@@ -17,7 +17,9 @@ from compgan_core.data.tuples import EpochSampler
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.judge import Judge
 from compgan_core.randomness import uniform
-from compgan_core.training.loop import Trainee, Update, accumulate, autocast, fit, micro_batches
+from compgan_core.training.feed import Feed, to_device
+from compgan_core.training.graphed import graphed
+from compgan_core.training.loop import Trainee, Update, accumulate, arrange, autocast, fit, micro_batches
 from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
 from compgan_core.training.runtime import Runtime, share, trainable
 
@@ -64,27 +66,19 @@ Source = Callable[[np.ndarray], Examples]
 """The examples of these global sample numbers, int64 (n,)."""
 
 
-def examples(faces: Faces, rows: np.ndarray, size: int, device: torch.device, crop: Callable | None = None) -> Examples:
-    """These rows as examples: centre-cropped, or cropped by `crop(faces)`."""
-    stored = transforms.to_faces(faces.images(rows), device)
-    cropped = crop(stored) if crop else transforms.centre_crop(stored, size)
-    labels = (faces.labels.expression, faces.labels.pose, faces.labels.identity)
-    return Examples(transforms.normalise(cropped), *(torch.from_numpy(x[rows]).long().to(device) for x in labels))
+def examples(feed: Feed, rows: np.ndarray, size: int, seed: int, samples: np.ndarray) -> Examples:
+    """These rows as examples, at a crop that belongs to each sample number."""
+    faces = transforms.random_crop(feed.images(rows), size, seed, to_device(samples, feed.device))
+    pose, expression, identity = feed.labels(rows)
+    return Examples(transforms.normalise(faces), expression, pose, identity)
 
 
 def epochs_of(faces: Faces, rows: np.ndarray, size: int, seed: int, device: torch.device) -> Source:
     """Every row once an epoch in an order of its own, at a random crop."""
-    sampler = EpochSampler(rows, seed)
+    sampler, feed = EpochSampler(rows, seed), Feed(faces, device)
 
     def source(samples: np.ndarray) -> Examples:
-        numbers = torch.from_numpy(samples).to(device)
-        return examples(
-            faces,
-            sampler.batch(int(samples[0]), len(samples)),
-            size,
-            device,
-            lambda x: transforms.random_crop(x, size, seed, numbers),
-        )
+        return examples(feed, sampler.batch(int(samples[0]), len(samples)), size, seed, samples)
 
     return source
 
@@ -100,27 +94,18 @@ class Share(NamedTuple):
 def mixture_of(shares: list[Share], size: int, seed: int, device: torch.device) -> Source:
     """Each sample number picks a share by its chance, a row in it, and a crop."""
     edges = np.cumsum([s.chance for s in shares]) / sum(s.chance for s in shares)
+    feeds = {id(s.faces): Feed(s.faces, device) for s in shares}
 
     def source(samples: np.ndarray) -> Examples:
-        numbers = torch.from_numpy(samples)
-        u = uniform(seed, "mixture", numbers, 2).numpy()
+        u = uniform(seed, "mixture", torch.from_numpy(samples), 2).numpy()
         which = np.minimum(np.searchsorted(edges, u[:, 0], side="right"), len(shares) - 1)
         parts, order = [], []
         for i, part in enumerate(shares):
             mine = np.flatnonzero(which == i)
             rows = part.rows[(u[mine, 1] * len(part.rows)).astype(np.int64)]
-            crop_numbers = numbers[mine].to(device)
-            parts.append(
-                examples(
-                    part.faces,
-                    rows,
-                    size,
-                    device,
-                    lambda x, n=crop_numbers: transforms.random_crop(x, size, seed, n),
-                )
-            )
+            parts.append(examples(feeds[id(part.faces)], rows, size, seed, samples[mine]))
             order.append(mine)
-        back = torch.from_numpy(np.argsort(np.concatenate(order))).to(device)
+        back = to_device(np.argsort(np.concatenate(order)), device)
         return Examples(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
 
     return source
@@ -136,18 +121,24 @@ def train(
 ) -> list[dict[str, float]]:
     """Train `model` in place; returns the history."""
     schedule = recipe.schedule
+    arrange(model, runtime.device, recipe.precision)
     engine = runtime.engine(model, build(model, recipe.optimizer), recipe.optimizer.max_grad_norm)
     steps = schedule.total_steps(n_examples)
 
-    def update(step: int) -> Update:
-        mine = np.arange(step * schedule.batch, (step + 1) * schedule.batch)[share(runtime, schedule.batch)]
-        return accumulate(part(samples) for samples in micro_batches(mine, schedule.micro_batch))
-
-    def part(samples: np.ndarray) -> Update:
-        batch, numbers = source(samples), torch.from_numpy(samples).to(runtime.device)
+    def whole(*inputs: Tensor) -> Update:
+        batch, numbers = Examples(*inputs[:-1]), inputs[-1]
         if recipe.degrade:
             batch = batch._replace(faces=transforms.degrade(batch.faces, seed, numbers))
         return supervised_update(model, batch, numbers, recipe, seed)
+
+    compute = graphed(whole, runtime.device)
+
+    def update(step: int) -> Update:
+        mine = np.arange(step * schedule.batch, (step + 1) * schedule.batch)[share(runtime, schedule.batch)]
+        return accumulate(
+            lambda part: compute(*source(part), to_device(part, runtime.device)),
+            micro_batches(mine, schedule.micro_batch),
+        )
 
     return fit(runtime, {"classifier": Trainee(engine, recipe.optimizer.lr)}, update, schedule, steps, schedule.batch)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -16,17 +16,20 @@ from compgan_core.compgan import (
     CELLS,
     CompGAN,
     Tuples,
-    discriminator_gradients,
+    against_discriminator,
     generator_gradients,
     generator_terms,
 )
 from compgan_core.data.cache import Faces
 from compgan_core.data.labels import Rows
+from compgan_core.data.tuples import Ahead
 from compgan_core.errors import ConfigurationError
 from compgan_core.losses import Weights
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.gan import DiscriminatorRecipe, GeneratorRecipe
-from compgan_core.training.loop import Trainee, Update, accumulate, autocast, fit, micro_batches
+from compgan_core.training.feed import Feed, to_device
+from compgan_core.training.graphed import graphed
+from compgan_core.training.loop import Trainee, Update, accumulate, arrange, autocast, fit, micro_batches
 from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
 from compgan_core.training.runtime import Runtime, share
 
@@ -83,28 +86,25 @@ class Sampler(Protocol):
         """Rows int64 (n, 12): four faces of a person, then the references of the eight calls of Algorithm 1."""
 
 
-def tuples_of(faces: Faces, sampler: Sampler, size: int, seed: int, device: torch.device) -> Callable:
+def tuples_of(
+    faces: Faces, sampler: Sampler, size: int, seed: int, device: torch.device
+) -> Callable[[np.ndarray], Tuples]:
     """tuples(samples) -> Tuples of consecutive sample numbers, int64 (n,); one crop for the twelve images of each."""
+    feed, ahead = Feed(faces, device), Ahead(sampler.batch)
 
     def tuples(samples: np.ndarray) -> Tuples:
-        rows = sampler.batch(int(samples[0]), len(samples))  # (n, 12)
+        rows = ahead.batch(int(samples[0]), len(samples))  # (n, 12)
         n, width = rows.shape
-        stored = transforms.to_faces(faces.images(rows.T.ravel()), device)  # (12 * n, 3, h, w)
-        numbers = torch.from_numpy(samples).to(device)
-        images = transforms.normalise(transforms.random_crop(stored, size, seed, numbers.repeat(width)))
-        images = images.unflatten(0, (width, n))
-        labels = faces.labels
-        source, target = rows[:, 0], rows[:, 3]
-
-        def pair(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.stack([values[source], values[target]])).long().to(device)
-
+        numbers = to_device(samples, device).repeat(width)
+        cropped = transforms.random_crop(feed.images(rows.T.ravel()), size, seed, numbers)
+        images = transforms.normalise(cropped).unflatten(0, (width, n))
+        pose, expression, identity = feed.labels(np.concatenate([rows[:, 0], rows[:, 3]]))  # source and target
         return Tuples(
             reals=images[: len(CELLS)],
             references=images[len(CELLS) :],
-            pose=pair(labels.pose),
-            expression=pair(labels.expression),
-            identity=torch.from_numpy(labels.identity[source]).long().to(device),
+            pose=pose.view(2, n),
+            expression=expression.view(2, n),
+            identity=identity[:n],
         )
 
     return tuples
@@ -124,6 +124,8 @@ def train(
     """Train both generators and D in place; returns the history. n_examples: base images, which make an epoch."""
     schedule = recipe.schedule
     classifier.requires_grad_(False).eval()
+    for network in (gan, discriminator, classifier):
+        arrange(network, runtime.device, recipe.precision)
     g, d = recipe.generator_optimizer, recipe.discriminator_optimizer
     trainees = {
         "pose": Trainee(runtime.engine(gan.pose, build(gan.pose, g), g.max_grad_norm), g.lr),
@@ -133,14 +135,19 @@ def train(
     if not gan.shared:
         trainees["exp"] = Trainee(runtime.engine(gan.exp, build(gan.exp, g), g.max_grad_norm), g.lr)
 
+    def whole(*inputs: Any) -> Update:
+        batch, ramp = Tuples(*inputs[:-1]), inputs[-1]
+        return compgan_update(gan, discriminator, classifier, batch, recipe, lambda_, mu, ramp)
+
+    compute = graphed(whole, runtime.device)
+
     def update(step: int) -> Update:
         start = step * schedule.batch
         mine = np.arange(start, start + schedule.batch)[share(runtime, schedule.batch)]
-        ramp = recipe.ramp(start)
-        return accumulate(
-            compgan_update(gan, discriminator, classifier, tuples(part), recipe, lambda_, mu, ramp)
-            for part in micro_batches(mine, schedule.micro_batch)
-        )
+        ramp: float | torch.Tensor = recipe.ramp(start)
+        if runtime.device.type == "cuda":  # where a number would be recorded once and for all
+            ramp = torch.full((), recipe.ramp(start), device=runtime.device)
+        return accumulate(lambda part: compute(*tuples(part), ramp), micro_batches(mine, schedule.micro_batch))
 
     def after_step(step: int) -> None:
         networks = {name: trainee.engine.module for name, trainee in trainees.items()}
@@ -158,19 +165,21 @@ def compgan_update(
     recipe: CompGANRecipe,
     lambda_: Weights,
     mu: Weights,
-    ramp: float,
+    ramp: float | torch.Tensor,
 ) -> Update:
     """One step of Comp-GAN on a batch of tuples: both generators' gradients and that of D, all at the present weights.
 
     (As in CycleGAN and PN-GAN, where the generators move first and D then learns from the faces they had already made.)
+    D and F_cls each see the faces once.
     """
-    with autocast(batch.reals.device, recipe.precision):
+    device = batch.reals.device
+    with autocast(device, recipe.precision):
         fakes = gan(batch.reals[0], batch.references)
-        terms = generator_terms(fakes, batch, classifier, discriminator, recipe.gamma1, recipe.gamma2, recipe.blur)
+    d = against_discriminator(fakes, batch, discriminator, autocast(device, recipe.precision))
+    with autocast(device, recipe.precision):
+        terms = generator_terms(fakes, batch, classifier, d.term, recipe.gamma1, recipe.gamma2, recipe.blur)
     pose, exp = generator_gradients(
         terms, gan, lambda_, mu, recipe.classifier_scale * ramp, recipe.adversarial_scale * ramp
     )
-    with autocast(batch.reals.device, recipe.precision):
-        d_loss, d = discriminator_gradients(fakes, batch, discriminator)
-    metrics = {name: term.detach() for name, term in terms.items()} | {"discriminator": d_loss}
-    return Update(metrics, {"pose": pose, "discriminator": d} | ({} if gan.shared else {"exp": exp}))
+    metrics = {name: term.detach() for name, term in terms.items()} | {"discriminator": d.loss}
+    return Update(metrics, {"pose": pose, "discriminator": d.gradients} | ({} if gan.shared else {"exp": exp}))

@@ -74,7 +74,7 @@ def build(module: nn.Module, recipe: OptimizerRecipe) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     if recipe.name == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
     if recipe.name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=recipe.lr, alpha=0.9)
-    return torch.optim.Adam(groups, lr=recipe.lr, betas=recipe.betas)
+    return torch.optim.Adam(groups, lr=recipe.lr, betas=recipe.betas, fused=True)

@@ -140,7 +140,7 @@ class LocalEngine:
             slots = sub_state(state, f"optimizer.{name}.")
             if slots:
                 self.optimizer.state[parameter] = {
-                    slot: value.clone() if value.ndim == 0 else value.to(parameter, copy=True)
+                    slot: torch.empty_like(parameter if value.ndim else value, device=parameter.device).copy_(value)
                     for slot, value in slots.items()
                 }
 

@@ -42,7 +42,7 @@ class DeepSpeedEngine:
     def step(self, gradients: Sequence[Tensor], lr: float) -> None:
         """As Engine. The gradients are used up. Raises DivergenceError where ZeRO would skip the update silently."""
         set_lr(self._optimizer, lr)
-        self._engine.backward(_Surrogate.apply(tuple(gradients), *trainable(self.module)))
+        self._engine.backward(_Surrogate.apply(tuple(g.contiguous() for g in gradients), *trainable(self.module)))
         self._engine.step()
         if not self._engine.was_step_applied():
             raise DivergenceError("a gradient is not finite after averaging over the workers; no update was made")
@@ -76,7 +76,7 @@ class DeepSpeedEngine:
                     for name, parameter in members.items():
                         _place(flat, parameter).copy_(state[f"optimizer.{name}.{slot}"])
                     value = flat.chunk(distributed.get_world_size())[distributed.get_rank()]
-                self._optimizer.state[partition][slot] = value.clone()
+                self._optimizer.state[partition][slot] = value.to(partition.device, copy=True)
 
     def _groups(self) -> list[tuple[Tensor, dict[str, nn.Parameter]]]:
         """For each parameter group: this worker's flat partition of it, and the parameters it was made of."""

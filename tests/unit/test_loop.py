@@ -81,7 +81,7 @@ def test_the_mean_of_micro_batches_is_the_mean_of_the_batch():
         return Update({"loss": loss.detach()}, {"net": list(torch.autograd.grad(loss, trainable(net)))})
 
     whole = part(np.arange(12))
-    parts = accumulate(part(rows) for rows in micro_batches(np.arange(12), 5))
+    parts = accumulate(part, micro_batches(np.arange(12), 5))
     torch.testing.assert_close(parts.metrics, whole.metrics)
     torch.testing.assert_close(parts.gradients, whole.gradients)
 
