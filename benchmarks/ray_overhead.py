@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.core import world
+from benchmarks.step import world
 from benchmarks.timing import Figure, figure
 from compgan_core.compgan import CALLS
 from compgan_core.recipe import make_recipe

@@ -102,6 +102,8 @@ def mixture_of(shares: list[Share], size: int, seed: int, device: torch.device) 
         parts, order = [], []
         for i, part in enumerate(shares):
             mine = np.flatnonzero(which == i)
+            if not len(mine):
+                continue
             rows = part.rows[(u[mine, 1] * len(part.rows)).astype(np.int64)]
             parts.append(examples(feeds[id(part.faces)], rows, size, seed, samples[mine]))
             order.append(mine)

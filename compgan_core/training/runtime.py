@@ -117,7 +117,9 @@ class LocalEngine:
     def step(self, gradients: Sequence[Tensor], lr: float) -> None:
         parameters = trainable(self.module)
         for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            # Fused optimizers go over memory, so a gradient must lie as its weights do.
+            same = gradient.stride() == parameter.stride()
+            parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
         if self.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
         set_lr(self.optimizer, lr)

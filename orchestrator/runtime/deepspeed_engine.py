@@ -42,7 +42,7 @@ class DeepSpeedEngine:
     def step(self, gradients: Sequence[Tensor], lr: float) -> None:
         """As Engine. The gradients are used up. Raises DivergenceError where ZeRO would skip the update silently."""
         set_lr(self._optimizer, lr)
-        self._engine.backward(_Surrogate.apply(tuple(g.contiguous() for g in gradients), *trainable(self.module)))
+        self._engine.backward(_Surrogate.apply(tuple(gradients), *trainable(self.module)))
         self._engine.step()
         if not self._engine.was_step_applied():
             raise DivergenceError("a gradient is not finite after averaging over the workers; no update was made")
@@ -138,4 +138,12 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_no
         "zero_optimization": {"stage": zero_stage, "reduce_bucket_size": sum(p.numel() for p in trainable(module))},
         "timers": {"throughput": {"enabled": False}},  # it would synchronise the device at every forward
     }
-    return deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
+    # It sends weights as bytes, and from ZeRO 1 on keeps them in one flat tensor; both need them contiguous.
+    laid_out = {p: p.data.clone() for p in module.parameters() if not p.is_contiguous()}
+    for parameter in laid_out:
+        parameter.data = parameter.data.contiguous()
+    engine = deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
+    if not zero_stage:
+        for parameter, data in laid_out.items():
+            parameter.data = data.copy_(parameter.data)
+    return engine
