@@ -19,6 +19,7 @@ from compgan_core.training.graphed import graphed
 from compgan_core.training.loop import Update, autocast
 from compgan_core.training.runtime import trainable
 
+PRESET = "paper"
 MATMUL = {"cpu": 2048, "cuda": 8192}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,13 +37,13 @@ def roofline(device: torch.device, repeats: int) -> list[Figure]:
         figures += [figure(f"matrix product, {name}", "TFLOP/s", [v / 1e12 for v in p]) for name, p in peaks.items()]
         figures.append(figure("copy, read and written", "GB/s", [v / 1e9 for v in copy]))
         for precision in DTYPES:
-            world = World("paper", precision, TUPLES[device.type]["paper"], device)
+            world = World(PRESET, precision, TUPLES[device.type][PRESET], device)
             peak, bandwidth = statistics.median(peaks[precision]), statistics.median(copy)
             for name, (part, inputs) in _parts(world, precision).items():
                 flops, moved = _counted(part, inputs)
                 recorded = graphed(part, device)
                 seconds = in_turn({"": lambda r=recorded, i=inputs: r(*i)}, repeats, device)[""]
-                label = f"paper, {precision}, {name}"
+                label = f"{PRESET}, {precision}, {name}"
                 median = statistics.median(seconds)
                 figures += [
                     figure(label, "ms", [s * 1e3 for s in seconds]),

@@ -50,6 +50,8 @@ def step(device: torch.device, repeats: int) -> list[Figure]:
             seconds = in_turn(works, repeats, device)
             off = distance(plain.naive(), worlds["float32"].ours())
             assert off < 1e-3, f"gradients are {off} apart from those of the naive step"
+            if device.type == "cuda":
+                worlds["float32"].check_replay()
         name = f"Comp-GAN step, {preset}, {tuples} tuples"
         figures += [figure(f"{name}, {work}", "s", values) for work, values in seconds.items()]
         figures += [ratio(f"{name}, naive / {p}", seconds["naive"], seconds[p]) for p in worlds]
@@ -108,6 +110,20 @@ class World:
 
     def eager(self) -> Update:
         return self.update(*self.batch, self._ramp)
+
+    def check_replay(self) -> None:
+        """A recorded step must follow its inputs, its ramp and the weights, and be the eager one."""
+        self.ours()
+        with torch.no_grad():
+            self.batch = Tuples(*(x.flip(1) if x.is_floating_point() else x for x in self.batch))
+            for parameter in [*self.gan.parameters(), *self.discriminator.parameters()]:
+                parameter.mul_(1.01)
+        before, self._ramp = self._ramp, torch.full_like(torch.as_tensor(self._ramp), 0.25)
+        apart = distance(self.eager(), self.ours())
+        self._ramp = before
+        assert apart < 1e-3, (
+            f"gradients of the recorded step are {apart} apart from those of the same step, not recorded"
+        )
 
     def naive(self) -> Update:
         return naive_update(self.gan, self.discriminator, self.classifier, self.batch, self.recipe)

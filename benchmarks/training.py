@@ -25,7 +25,7 @@ from compgan_core.training import loop
 from compgan_core.training.runtime import Local
 
 PRESET = {"cpu": "tiny", "cuda": "small"}
-STEPS, WARM_UP = {"cpu": 30, "cuda": 500}, {"cpu": 5, "cuda": 100}
+STEPS, WARM_UP = {"cpu": 30, "cuda": 300}, {"cpu": 5, "cuda": 50}
 SHAPE = (20, 4, 16, 2)  # identities, poses, expressions, frames
 
 

@@ -85,7 +85,7 @@ def train(runtime, faces, path, recipe=RECIPE):
     tuples = gan_training.tuples_of(faces, sampler, SIZE, 0, runtime.device)
     history = gan_training.train(runtime, gan, discriminator, classifier, tuples, recipe, LAMBDA, MU, len(rows))
     split = make_split(faces.labels, SplitRecipe(task="ER-FE"))
-    edits = plan_edits("exp", faces.labels, split, shots(faces.labels, split, 1, 0, 0), 40, 0, 0)
+    edits = plan_edits("exp", "expression", faces.labels, split, shots(faces.labels, split, 1, 0, 0), 40, 0, 0)
     with seeded(1, "parity"):  # other weights than the trained ones, which agree to rounding only
         fixed = CompGAN(Generator(RECIPE.generator), Generator(RECIPE.generator))
     made = synthesize(runtime, "exp", fixed, faces, edits, SIZE, 0)
