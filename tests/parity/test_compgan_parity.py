@@ -14,12 +14,13 @@ from compgan_core.data.labels import Labels
 from compgan_core.data.shots import shots
 from compgan_core.data.splits import SplitRecipe, make_split
 from compgan_core.data.tuples import TupleSampler
+from compgan_core.editors import ByReference
 from compgan_core.losses import LAMBDA, MU
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.gan import Discriminator, DiscriminatorRecipe, Generator, GeneratorRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.randomness import generator, seeded
-from compgan_core.synthesize import plan_edits, synthesize
+from compgan_core.synthesize import edited, plan_edits, synthesize
 from compgan_core.training import gan as gan_training
 from compgan_core.training.gan import CompGANRecipe
 from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe
@@ -88,7 +89,7 @@ def train(runtime, faces, path, recipe=RECIPE):
     edits = plan_edits("exp", "expression", faces.labels, split, shots(faces.labels, split, 1, 0, 0), 40, 0, 0)
     with seeded(1, "parity"):  # other weights than the trained ones, which agree to rounding only
         fixed = CompGAN(Generator(RECIPE.generator), Generator(RECIPE.generator))
-    made = synthesize(runtime, "exp", fixed, faces, edits, SIZE, 0)
+    made = synthesize(runtime, edited(ByReference(fixed.exp), faces, SIZE), faces, edits, SIZE)
     if runtime.rank == 0:
         state = {f"{n}.{k}": t for n, m in (("gan", gan), ("d", discriminator)) for k, t in m.state_dict().items()}
         save_state(path, {**state, "made": torch.from_numpy(made)}, history=history)
