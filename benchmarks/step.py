@@ -231,13 +231,12 @@ def plain_maximum() -> Iterator[None]:
 
 @contextlib.contextmanager
 def fp32_is_fp32() -> Iterator[None]:
-    """No TF32 where float32 is claimed."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    """No TF32 where float32 is claimed; then again torch's defaults."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32 = True
 
 
 def distance(a: Update, b: Update) -> float:

@@ -52,7 +52,8 @@ class _Graphed:
 
     def _record(self, inputs: tuple[Tensor, ...]) -> _Recording:
         static = [x.clone() for x in inputs]
-        with torch.backends.cudnn.flags(benchmark=True, allow_tf32=torch.backends.cudnn.allow_tf32):
+        chosen, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
@@ -62,4 +63,6 @@ class _Graphed:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
                 update = self._compute(*static)
+        finally:
+            torch.backends.cudnn.benchmark = chosen
         return _Recording(graph, static, update)
