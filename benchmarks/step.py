@@ -35,6 +35,7 @@ from compgan_core.training.runtime import trainable
 
 TUPLES = {"cpu": {"paper": 2, "tiny": 8}, "cuda": {"paper": 8, "small": 8}}
 FACES = {"cpu": 16, "cuda": 128}
+TOLERANCE = {"cpu": 1e-3, "cuda": 1e-2}  # of gradients in float32: cuDNN may take a Winograd transform for one of two
 CLASSES = {"expressions": 54, "poses": 4, "identities": 119}  # F2ED's
 
 
@@ -49,7 +50,7 @@ def step(device: torch.device, repeats: int) -> list[Figure]:
             works |= {p: world.ours for p, world in worlds.items()}
             seconds = in_turn(works, repeats, device)
             off = distance(plain.naive(), worlds["float32"].ours())
-            assert off < 1e-3, f"gradients are {off} apart from those of the naive step"
+            assert off < TOLERANCE[device.type], f"gradients are {off} apart from those of the naive step"
             if device.type == "cuda":
                 worlds["float32"].check_replay()
         name = f"Comp-GAN step, {preset}, {tuples} tuples"
@@ -121,7 +122,7 @@ class World:
         before, self._ramp = self._ramp, torch.full_like(torch.as_tensor(self._ramp), 0.25)
         apart = distance(self.eager(), self.ours())
         self._ramp = before
-        assert apart < 1e-3, (
+        assert apart < TOLERANCE[self.batch.reals.device.type], (
             f"gradients of the recorded step are {apart} apart from those of the same step, not recorded"
         )
 
