@@ -200,7 +200,7 @@ def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: tuple[dict, dic
 
 @pytest.mark.soak
 def test_the_store_is_cut_off_for_a_minute(cluster: Cluster, undisturbed: tuple[dict, dict]) -> None:
-    url = "s3://hosts/store"
+    url = "s3://hosts/outage"
     cluster.prepare(url)
     run = cluster.train(url)
     cluster.checkpoint(url, 0, run)
