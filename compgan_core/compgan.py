@@ -111,17 +111,16 @@ def generator_terms(
 
     def against_truth(calls: slice) -> Tensor:
         truth = TARGET[calls]
-        return losses.construction_loss(
-            fakes[calls], batch.reals[truth], [m[calls] for m in maps], [m[truth] for m in real_maps], gamma1, gamma2
-        )
+        real = _rows(batch.reals, truth), [_rows(m, truth) for m in real_maps]
+        return losses.construction_loss(fakes[calls], real[0], [m[calls] for m in maps], real[1], gamma1, gamma2)
 
     return {
-        "exp": losses.prediction_loss(logits.expression, batch.expression[EXPRESSION_OF_CALL]),
-        "pose": losses.prediction_loss(logits.pose, batch.pose[POSE_OF_CALL]),
+        "exp": losses.prediction_loss(logits.expression, _rows(batch.expression, EXPRESSION_OF_CALL)),
+        "pose": losses.prediction_loss(logits.pose, _rows(batch.pose, POSE_OF_CALL)),
         "id": losses.prediction_loss(logits.identity, batch.identity.expand(len(CALLS), -1)),
         "con": against_truth(CONSTRUCTED),
         "recon": against_truth(RECONSTRUCTED),
-        "loop": losses.loop_loss(fakes[LOOP_A], fakes[LOOP_B]),
+        "loop": losses.loop_loss(_rows(fakes, LOOP_A), _rows(fakes, LOOP_B)),
         "adv": adversarial,
     }
 
@@ -198,6 +197,11 @@ def soften(faces: Tensor) -> Tensor:
     padded = F.pad(faces.flatten(0, -4), (1, 1, 1, 1), mode="replicate")
     rows = padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]
     return ((rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 16).view_as(faces)
+
+
+def _rows(x: Tensor, rows: list[int]) -> Tensor:
+    """x[rows], without a list of row numbers that would have to reach the device, and in x's memory format."""
+    return torch.cat([x[row] for row in rows]).unflatten(0, (len(rows), -1))
 
 
 def _unstacked(classifier: FaceClassifier, faces: Tensor) -> tuple[list[Tensor], Logits]:
