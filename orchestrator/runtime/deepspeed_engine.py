@@ -139,9 +139,11 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_no
         "timers": {"throughput": {"enabled": False}},  # it would synchronise the device at every forward
     }
     # It sends weights as bytes, and from ZeRO 1 on keeps them in one flat tensor; both need them contiguous.
-    laid_out = {p: p.data.clone() for p in module.parameters() if not p.is_contiguous()}
-    for parameter in laid_out:
-        parameter.data = parameter.data.contiguous()
+    laid_out = {
+        p: p.data.clone() for p in module.parameters() if (p.dim() and p.stride(-1) != 1) or not p.is_contiguous()
+    }
+    for parameter in laid_out:  # cloned: 1 x 1 kernels in channels_last call themselves contiguous
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     engine = deepspeed.initialize(model=module, optimizer=optimizer, config=config)[0]
     if not zero_stage:
         for parameter, data in laid_out.items():

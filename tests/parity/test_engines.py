@@ -24,22 +24,22 @@ TOLERANCE = 1e-6
 
 
 class Network(nn.Module):
-    """Sizes that no number of workers divides, a frozen parameter, and a buffer."""
+    """Sizes that no number of workers divides, a frozen parameter, a buffer, and 1 x 1 kernels, in channels_last."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 5, 3)
+        self.conv, self.mix = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 1)
         self.frozen = nn.Parameter(torch.randn(5, 1, 1), requires_grad=False)
         self.register_buffer("offset", torch.randn(3, 1, 1))
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(45, 7), nn.ReLU(), nn.Linear(7, 3))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.conv(x + self.offset).relu() * self.frozen)
+        return self.head(self.mix(self.conv(x + self.offset).relu()) * self.frozen)
 
 
 def network(optimizer: str) -> tuple[nn.Module, torch.optim.Optimizer]:
     with seeded(0, "weights"):
-        module = Network()
+        module = Network().to(memory_format=torch.channels_last)
     groups = [
         {"params": [p for p in trainable(module) if p.ndim > 1], "weight_decay": 0.01},
         {"params": [p for p in trainable(module) if p.ndim == 1], "weight_decay": 0.0, "lr_multiplier": 2.0},
