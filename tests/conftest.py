@@ -54,6 +54,7 @@ def ray_cluster(s3: StoreServer) -> Iterator[None]:
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "1")
+        patch.setenv("RAY_metrics_report_interval_ms", "1000")  # for the tests that look at metrics
         patch.setenv("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")  # an actor more for each run, which only a dashboard reads
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)  # for what workers unpickle
         patch.delenv("RAY_ADDRESS", raising=False)

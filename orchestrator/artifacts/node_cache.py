@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compgan_core.errors import CapacityError
+from orchestrator.artifacts.counts import COUNTS
 
 GIB = 1 << 30
 LOCK, PARTIAL, SIZE = ".lock", ".partial", ".bytes"
@@ -47,7 +48,9 @@ class NodeCache:
         with _one_thread:
             if name not in self._held:
                 self._held[name] = os.open(f"{target}{LOCK}", os.O_RDWR | os.O_CREAT, 0o666)
-            while not self._hold(name, target):
+            held = self._hold(name, target)
+            COUNTS["node_cache_hits" if held else "node_cache_misses"] += 1
+            while not held:
                 try:  # without waiting: whoever filled it meanwhile holds it for as long as a stage takes
                     with self._locked(target, fcntl.LOCK_EX | fcntl.LOCK_NB):
                         if not target.is_dir():
@@ -55,6 +58,7 @@ class NodeCache:
                             self._fill(target, size_bytes, fill)
                 except BlockingIOError:
                     time.sleep(RETRY_S)
+                held = self._hold(name, target)
         os.utime(target)
         return target
 

@@ -27,6 +27,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from compgan_core.errors import StorageError
+from orchestrator.artifacts.counts import COUNTS
 from orchestrator.artifacts.store import KeyMissing, prove_usable, valid_key
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ class S3Store:
     def _make_client(self, overrides: dict[str, Any] | None = None) -> Any:
         config = Config(**self._config() | (overrides or {}))
         session = boto3.Session()  # the default session is not safe to share between threads
-        return session.client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
+        client = session.client("s3", endpoint_url=self.endpoint, region_name=self.region, config=config)
+        client.meta.events.register("after-call.s3", _count_retries)
+        return client
 
     def _config(self) -> dict[str, Any]:
         # Outside AWS a bucket is seldom a host name of its own.
@@ -230,6 +233,10 @@ class S3Store:
         if status in (401, 403):
             return f"the keys do not allow it at {where} ({code}); ask for read and write access to the bucket"
         return f"{where} answered {status} {code}: {error.response['Error'].get('Message', '')}".rstrip(": ")
+
+
+def _count_retries(parsed: dict[str, Any], **_: object) -> None:
+    COUNTS["store_retries"] += parsed.get("ResponseMetadata", {}).get("RetryAttempts", 0)
 
 
 def _code(error: ClientError) -> str:

@@ -41,6 +41,14 @@ Seed = Annotated[int, typer.Option("--seed", help="Names every random draw.")]
 CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", min=0.1, help="Seconds between the checkpoints of a training stage.")
 ]
+Run = Annotated[
+    str | None,
+    typer.Argument(help="The id of a run, or its beginning; without it, the newest. `orch ls` lists them."),
+]
+Price = Annotated[
+    float | None,
+    typer.Option("--price", min=0, help="What the cluster costs an hour, for watchers to see what a run has cost."),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one field of the preset; may be given many times."),

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -110,7 +110,7 @@ def watch(console: Console, expected: Sequence[str] = ()) -> Iterator[Callable[[
     def on_event(event: Event) -> None:
         if event["kind"] == "log":
             console.print(event["message"], markup=False, soft_wrap=True)
-        else:
+        elif event["kind"] in ("stage", "progress"):
             show(event)
 
     with Live(run, console=console, refresh_per_second=4) if live else nullcontext():
@@ -129,9 +129,9 @@ class PlainLines:
             return
         stage, now = self.run.current, self.run.clock()
         if event["kind"] == "stage":
-            line = f"{stage.name}: {stage.state} {stage.fingerprint[:8]} {_seconds(stage.seconds)}"
+            line = f"{stage.name}: {stage.state} {stage.fingerprint[:8]} {duration(stage.seconds)}"
         elif now >= self.next_line_at:
-            line = f"{stage.name}: {_progress(stage, now)}, {_metrics(stage)}"
+            line = f"{stage.name}: {progress_line(stage, now)}, {metrics_line(stage)}"
         else:
             return
         self.next_line_at = now + PLAIN_LINE_EVERY_S
@@ -146,30 +146,44 @@ def _lines(stage: Stage, now: float) -> Iterator[RenderableType]:
     row.add_column(width=24, style="bold" if stage.state == "running" else "", no_wrap=True)
     row.add_column(width=8, style="dim")
     row.add_column(width=8, justify="right")
-    row.add_row(stage.state, stage.name, stage.fingerprint[:8], _seconds(seconds))
+    row.add_row(stage.state, stage.name, stage.fingerprint[:8], duration(seconds))
     yield row
     if stage.state == "running" and stage.steps:
         bar = Table.grid(padding=(0, 2))
-        bar.add_row(ProgressBar(total=stage.steps, completed=stage.step, width=22), _progress(stage, now))
+        bar.add_row(ProgressBar(total=stage.steps, completed=stage.step, width=22), progress_line(stage, now))
         yield Padding(bar, (0, 0, 0, 9))
-        yield Padding(Text(_metrics(stage), style="dim"), (0, 0, 0, 9))
+        yield Padding(Text(metrics_line(stage), style="dim"), (0, 0, 0, 9))
 
 
-def _progress(stage: Stage, now: float) -> str:
+class Moving(Protocol):
+    """A stage under way, as this run or the ledger of another knows it."""
+
+    @property
+    def step(self) -> int: ...
+
+    steps: int
+    metrics: dict[str, float]
+
+    def seconds_left(self, now: float) -> float | None: ...
+
+
+def progress_line(stage: Moving, now: float) -> str:
+    """`step 250/1000, 312 images/s, 3:00 left`."""
     parts = [f"step {stage.step}/{stage.steps}"]
     if "images_per_s" in stage.metrics:
         parts.append(f"{stage.metrics['images_per_s']:.0f} images/s")
     left = stage.seconds_left(now)
     if left is not None:
-        parts.append(f"{_seconds(left)} left")
+        parts.append(f"{duration(left)} left")
     return ", ".join(parts)
 
 
-def _metrics(stage: Stage) -> str:
+def metrics_line(stage: Moving) -> str:
+    """The newest values by name."""
     return "  ".join(f"{name} {value:.4g}" for name, value in stage.metrics.items() if name != "images_per_s")
 
 
-def _seconds(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """`7.1 s`, `3:05`, `2:00:00`; nothing for None."""
     if seconds is None:
         return ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from orchestrator.cli.options import (
     Json,
     Overrides,
     Preset,
+    Price,
     Seed,
     Shots,
     Store,
@@ -43,6 +46,7 @@ def train(
     store: Store = DEFAULT_STORE,
     address: Address = None,
     checkpoint_every: CheckpointEvery = 60.0,
+    price: Price = None,
     json: Json = False,
 ) -> None:
     """Train Comp-GAN for a task, synthesize faces, and set what they are worth in a table.
@@ -52,7 +56,7 @@ def train(
     printer, artifacts = Printer(json), open_artifacts(store)
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     plan = study.plan(artifacts)
-    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu)
+    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price)
     report(printer, artifacts, study, plan, seconds)
 
 
@@ -119,6 +123,7 @@ def run_plan(
     address: str | None = None,
     checkpoint_every: float = 60.0,
     gpu: bool | None = None,
+    price: float | None = None,
 ) -> dict[str, float]:
     """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint."""
     seconds: dict[str, float] = {}
@@ -126,7 +131,8 @@ def run_plan(
         return seconds
     from orchestrator.artifacts.artifacts import Artifacts
     from orchestrator.cli.progress import watch
-    from orchestrator.runtime.cluster import Workers, start_ray
+    from orchestrator.monitor.keeper import head_of, keep
+    from orchestrator.runtime.cluster import Workers, address_of, start_ray
     from orchestrator.runtime.ray_train import run
     from orchestrator.study import Worker, make_faces_of
 
@@ -134,17 +140,31 @@ def run_plan(
     artifacts = Artifacts(artifacts.store.patient(), artifacts.cache)  # from here on an outage is a pause
     settings = Workers(num_workers=workers, zero_stage=zero, use_gpu=gpu, checkpoint_every_s=checkpoint_every)
     start_ray(address)
-    with watch(printer.console, [stage.name for stage in plan.to_run]) as show:
+    head = head_of(
+        study,
+        plan,
+        command=shlex.join(["orch", *sys.argv[1:]]),
+        workers=settings.model_dump(),
+        address=address_of(),
+        price_per_hour=price,
+    )
+    printer.note(f"run {head.id}: `orch watch {head.id}` shows it, from any machine")
+    with (
+        watch(printer.console, [s.name for s in plan.to_run]) as show,
+        keep(artifacts.store, head, printer.note) as tell,
+    ):
 
         def on_event(event: Mapping[str, object]) -> None:
             show(event)
+            tell(event)
             if event["kind"] == "stage" and event["state"] == "done":
                 seconds[str(event["fingerprint"])] = float(str(event["seconds"]))
 
         make_faces_of(study, plan, artifacts, on_event)
         body = Worker(plan.to_train, artifacts)
         if plan.to_train:
-            run(body, name=study.name, workers=settings, store=artifacts.store, on_event=on_event)
+            labels = {"run_id": head.id, "task": study.recipe.split.task}
+            run(body, name=study.name, workers=settings, store=artifacts.store, on_event=on_event, **labels)
     return seconds
 
 

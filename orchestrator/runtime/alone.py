@@ -74,6 +74,6 @@ class AloneRuntime(Local):
     def latest_checkpoint(self) -> Iterator[Path | None]:
         with tempfile.TemporaryDirectory() as scratch:
             step = self._mine.fetch_newest(
-                Path(scratch), lambda message: self.emit({"kind": "log", "message": message})
+                Path(scratch), lambda message: self.emit({"kind": "log", "stage": self._stage, "message": message})
             )
             yield None if step is None else Path(scratch)

@@ -80,6 +80,11 @@ def start_ray(
         raise CapacityError(f"there is no Ray cluster at {address}: {error}") from error
 
 
+def address_of() -> str:
+    """The cluster that this process is connected to, as host:port."""
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def resources_per_worker(workers: Workers) -> Resources:
     """What each worker will ask for. Raises CapacityError if that can never be placed on this cluster."""
     nodes = alive_nodes()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import posixpath
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray.train
 import ray.train.collective
@@ -26,6 +29,7 @@ from orchestrator.runtime.checkpoints import Checkpoint, Checkpoints
 from orchestrator.runtime.cluster import Workers
 from orchestrator.runtime.deepspeed_engine import DeepSpeedEngine
 from orchestrator.runtime.mailbox import Event
+from orchestrator.runtime.metrics import Exporter
 
 RUNS = "train"  # where in the store Ray Train keeps its runs, a directory each
 REPORT_EVERY_S = 0.25
@@ -34,7 +38,7 @@ REPORT_EVERY_S = 0.25
 class RayRuntime:
     """A Runtime inside a Train worker. `begin` says which stage its checkpoints and reports belong to."""
 
-    def __init__(self, workers: Workers, store: Store, mailbox: Any):
+    def __init__(self, workers: Workers, store: Store, mailbox: Any, run: str, task: str):
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = get_device()
@@ -43,19 +47,29 @@ class RayRuntime:
         self.observer: Observer | None = None
         self._reported_at = float("-inf")
         self._answered_preemption: object = None
+        self._stage = ""
+        self.exporter = Exporter(run, task, self.rank)
+        here = {"host": socket.gethostname(), "pid": os.getpid(), "device": _name(self.device)}
+        self.emit({"kind": "worker", "rank": self.rank, **here})
 
     def begin(self, stage: str, fingerprint: str) -> None:
         """From here on this stage is meant."""
         self._stage, self._fingerprint = stage, fingerprint
+        self.exporter.begin(stage)
         self._checkpoints = Checkpoints(self.store, stage, fingerprint)
         self._saved_at = time.monotonic()
 
     def emit(self, event: Event) -> None:
         """Send an event to the driver, without waiting. Events of one worker arrive in order."""
+        self.exporter.see(event)
         self._mailbox.push.remote(event)
 
     def log(self, message: str) -> None:
-        self.emit({"kind": "log", "stage": self._stage, "message": message})
+        self.tell("log", message)
+
+    def tell(self, kind: Literal["log", "warning"], message: str) -> None:
+        """Both end up in the log of the run; warnings are not shown by who drives it."""
+        self.emit({"kind": kind, "stage": self._stage, "rank": self.rank, "message": message})
 
     def engine(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Engine:
         return DeepSpeedEngine(module, optimizer, max_grad_norm, self._workers.zero_stage)
@@ -90,7 +104,7 @@ class RayRuntime:
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """On return the checkpoint is in the store, committed by Ray Train, and acknowledged."""
-        self._answered_preemption = _preemption()
+        self._answered_preemption, started = _preemption(), time.monotonic()
         name = f"{self._stage}-{self._fingerprint[:12]}-{step:08d}"
         with tempfile.TemporaryDirectory() as directory:
             files: dict[str, FileEntry] = {}
@@ -105,6 +119,10 @@ class RayRuntime:
             self._checkpoints.acknowledge(Checkpoint(step=step, files=files), self._workers.keep_checkpoints)
         self.barrier()
         self._saved_at = time.monotonic()
+        if self.rank == 0:
+            size, seconds = sum(entry.size_bytes for entry in files.values()), self._saved_at - started
+            saved = {"stage": self._stage, "step": step, "size_bytes": size, "seconds": seconds}
+            self.emit({"kind": "checkpoint", **saved})
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
@@ -142,6 +160,21 @@ class _Upload:
             self.files[file] = FileEntry(key=key, size_bytes=path.stat().st_size, sha256=sha256_of(path))
             self.store.put_file(key, path)
         return ray.train.Checkpoint(posixpath.join(storage.experiment_fs_path, name), storage.storage_filesystem)
+
+
+class Warnings(logging.Handler):
+    """Sends what libraries warn of on a worker to the driver, whose log is the one that people read."""
+
+    def __init__(self, runtime: RayRuntime):
+        super().__init__(logging.WARNING)
+        self.runtime = runtime
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.runtime.tell("warning", f"{record.levelname.lower()} of {record.name}: {record.getMessage()}")
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _preemption() -> object:

@@ -6,6 +6,7 @@ same way. Whatever else kills a worker is taken for an accident, and the workers
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import threading
@@ -25,11 +26,11 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from compgan_core.errors import CapacityError, CompganError, StorageError, retold, told
+from compgan_core.errors import CapacityError, CompganError, DivergenceError, StorageError, retold, told
 from orchestrator.artifacts.store import Store
 from orchestrator.runtime.cluster import Resources, Workers, alive_nodes, arithmetic, resources_per_worker
 from orchestrator.runtime.mailbox import Event, Mailbox
-from orchestrator.runtime.ray_runtime import RUNS, RayRuntime
+from orchestrator.runtime.ray_runtime import RUNS, RayRuntime, Warnings
 
 POLL_S = 0.2
 STOP_TIMEOUT_S = 10.0
@@ -42,12 +43,15 @@ def run(
     workers: Workers,
     store: Store,
     on_event: Callable[[Event], object] = lambda event: None,
+    run_id: str = "",
+    task: str = "",
 ) -> None:
     """Run `body(runtime)` on every worker, and return when all have returned. Ray must be initialised.
 
     body: picklable. It is called again after a restart, and continues from `runtime.latest_checkpoint()`.
     name: of the run, in the dashboard and in the store; two runs of one name must not overlap.
     on_event: called here, in order, with each event of the workers: progress, log, and whatever `body` emits.
+    run_id, task: labels of its metrics; by default the name, and none.
 
     Raises:
         CapacityError: the workers do not fit, or none could start within `start_timeout_s`.
@@ -60,7 +64,9 @@ def run(
         # A snapshot would make Train resume by its own book, and refuse if one of the directories in it is gone.
         store.delete(f"{RUNS}/{name}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")
         mailbox = _mailbox()
-        error = _Run(_trainer(body, name, workers, resources, store, mailbox), mailbox, on_event).watch()
+        config = {"body": body, "workers": workers, "store": store, "mailbox": mailbox}
+        config |= {"run": run_id or name, "task": task}
+        error = _Run(_trainer(config, name, workers, resources, store), mailbox, on_event).watch()
         if error is None:
             return
         if not (tries_left and isinstance(getattr(error, "controller_failure", None), RayActorError)):
@@ -73,13 +79,11 @@ def _mailbox() -> Any:
     return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote()
 
 
-def _trainer(
-    body: Callable[[RayRuntime], None], name: str, workers: Workers, resources: Resources, store: Store, mailbox: Any
-) -> TorchTrainer:
+def _trainer(config: dict[str, Any], name: str, workers: Workers, resources: Resources, store: Store) -> TorchTrainer:
     path, filesystem = store.ray_storage()
     return TorchTrainer(
         _work,
-        train_loop_config={"body": body, "workers": workers, "store": store, "mailbox": mailbox},
+        train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers, use_gpu="GPU" in resources, resources_per_worker=resources
         ),
@@ -90,7 +94,7 @@ def _trainer(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=workers.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=None),  # ours goes by stage; Train trips over what is gone
-            callbacks=[_InController(workers, resources, mailbox)],
+            callbacks=[_InController(workers, resources, config["mailbox"])],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -98,12 +102,16 @@ def _trainer(
 
 def _work(config: dict[str, Any]) -> None:
     """What Ray Train calls on each worker. A CompganError is told to the driver, not raised: Train would try again."""
-    runtime = RayRuntime(config["workers"], config["store"], config["mailbox"])
+    runtime = RayRuntime(*(config[name] for name in ("workers", "store", "mailbox", "run", "task")))
+    logging.getLogger().addHandler(Warnings(runtime))
+    logging.captureWarnings(True)
     try:
         config["body"](runtime)
         runtime.barrier()  # else gloo aborts the worker that leaves while another one is still talking to it
         last: Event = {"kind": "returned"}
     except CompganError as error:
+        if isinstance(error, DivergenceError):
+            runtime.exporter.count("compgan_nonfinite_total")
         last = {"kind": "failed", "error": told(error), "rank": runtime.rank}
         last["traceback"] = traceback.format_exc()
     ray.get(config["mailbox"].push.remote(last))  # all that was sent before has then arrived

@@ -8,6 +8,7 @@ One of several workers starts a Ray Train run, whose workers hold the resources;
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -20,6 +21,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 from compgan_core.errors import CapacityError, CompganError, ConfigurationError, retold, told
 from orchestrator.runtime.cluster import Resources, Workers, alive_nodes, free_orphans, resources_per_worker
 from orchestrator.runtime.mailbox import Event, Mailbox
+from orchestrator.runtime.metrics import Exporter
 
 HEAD_NODE = "node:__internal_head__"  # a resource that Ray gives to the head node
 SCORE, PROGRESS, ENDED = "score", "progress", "ended"
@@ -123,7 +125,7 @@ def run_trials(
     alone = placement.workers.num_workers == 1
     holds = placement.resources if alone else {HEAD_NODE: 0.001}  # as the driver does, it waits on the head node
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    watcher = _Watcher(mailbox, on_event, should_stop, settings)
+    watcher = _Watcher(mailbox, on_event, should_stop, settings, Exporter(name))
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(_trial, body=body, mailbox=mailbox), tune.PlacementGroupFactory([dict(holds)])
@@ -201,9 +203,15 @@ class _Watcher(tune.Callback):
     """Passes on what happens, in the driver, between two of Tune's own steps."""
 
     def __init__(
-        self, mailbox: Any, on_event: Callable[[Event], object], should_stop: Callable[[], bool], settings: Trials
+        self,
+        mailbox: Any,
+        on_event: Callable[[Event], object],
+        should_stop: Callable[[], bool],
+        settings: Trials,
+        exporter: Exporter,
     ):
-        self._mailbox, self._on_event = mailbox, on_event
+        self._mailbox, self._on_event, self._exporter = mailbox, on_event, exporter
+        self._states: dict[str, str] = {}
         self.stopper = _Asked(should_stop, settings.budget_s)
         self._freed_at = time.monotonic()
 
@@ -236,9 +244,18 @@ class _Watcher(tune.Callback):
         return {}
 
     def _tell(self, trial: Any, state: str, message: str = "") -> None:
+        self._states[trial.trial_id] = state
+        for known, count in tally(self._states).items():
+            self._exporter.set("compgan_trials", count, state=known)
         self._on_event(
             {"kind": "trial", "trial": trial.trial_id, "config": trial.config, "state": state, "message": message}
         )
+
+
+def tally(states: Mapping[str, str]) -> dict[str, int]:
+    """How many trials are in which state; one that was restarted runs."""
+    counted = Counter("running" if state == "restarted" else state for state in states.values())
+    return {state: counted[state] for state in ("running", "done", "stopped", "crashed")}
 
 
 class _Asked(tune.Stopper):

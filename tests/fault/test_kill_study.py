@@ -41,9 +41,13 @@ def test_killed_twice_it_ends_with_the_weights_of_the_run_never_killed(
     command = ["train", *small.options(s3_url, **small.LONG, **PLAIN), "--checkpoint-every", "0.1", "--json"]
     run = subprocess.Popen([small.ORCH, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first = checkpoint_after(store, 0, run)
+    watcher = subprocess.Popen([small.ORCH, "watch", "--store", s3_url], stdout=subprocess.DEVNULL)
     (worker,) = workers_of(run)
     worker.kill()
     second = checkpoint_after(store, first, run)  # the same driver has restarted the worker
+    assert watcher.poll() is None
+    watcher.kill()
+    watcher.wait()
     run.kill()
     run.communicate()
     assert second < small.COMPGAN_STEPS

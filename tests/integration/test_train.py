@@ -40,6 +40,16 @@ def test_no_secret_is_in_any_object_of_the_store(trained: dict, bucket: str, s3:
     assert [key for key in keys if any(secret in store.get_bytes(key) for secret in secrets)] == []
 
 
+def test_its_ledger_says_that_it_is_done_and_where_it_ran(trained: dict, bucket: str) -> None:
+    runs = small.facts(small.orch("ls", "--store", bucket, "--json"))["runs"]
+    run = next(run for run in reversed(runs) if run["state"] == "done")
+    assert run["progress"] == "{0}/{0} stages".format(len(trained["stages"]))
+    shown = small.facts(small.orch("show", run["run"], "--store", bucket, "--json"))
+    assert {stage["state"] for stage in shown["status"]["stages"].values()} == {"done"}
+    assert [worker["rank"] for worker in shown["status"]["workers"]] == [0]
+    assert shown["status"]["checkpoint"] is None and shown["head"]["recipe"]["split"]["task"] == "ER-FE"
+
+
 def test_run_again_it_prints_the_same_from_the_records_without_ray(trained: dict, bucket: str) -> None:
     options = small.options(bucket, **small.LONG)
     again = small.facts(small.orch_process("train", *options, "--address", "10.255.255.1:1", "--json"))

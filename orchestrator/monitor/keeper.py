@@ -1,0 +1,205 @@
+"""Writing the ledger of a run, beside it: a thread sends what has changed, so that no store can slow training down."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from compgan_core.errors import StorageError
+from orchestrator.artifacts.provenance import code_version, host
+from orchestrator.artifacts.store import Store
+from orchestrator.monitor.runs import (
+    DrawnFaces,
+    LogLine,
+    PlannedStage,
+    RunHead,
+    SavedCheckpoint,
+    StageStatus,
+    Status,
+    WorkerFacts,
+    head_key,
+    log_key,
+    status_key,
+)
+from orchestrator.study import Plan, Study
+
+WRITE_EVERY_S = 3.0
+"""0.15 dollars a day for the requests, at the prices of S3."""
+SOON_S = 0.5  # after a stage changed
+HISTORY_ROWS = 160
+PENDING_LINES = 1000
+NEWEST_LINES = 12
+
+Event = Mapping[str, Any]
+
+
+def head_of(
+    study: Study, plan: Plan, *, command: str, workers: Mapping[str, Any], address: str, price_per_hour: float | None
+) -> RunHead:
+    """The head of a run that begins now."""
+    now = time.time()
+    task = study.recipe.split.task.lower()
+    return RunHead(
+        id=f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{task}-{uuid.uuid4().hex[:4]}",
+        command=command,
+        description=study.description,
+        study=study.name,
+        dataset=study.dataset.manifest.name,
+        recipe=study.recipe.model_dump(mode="json", by_alias=True),
+        variants=study.titles,
+        stages=tuple(
+            PlannedStage(
+                name=step.stage.name,
+                kind=step.stage.kind,
+                fingerprint=step.stage.fingerprint,
+                plan=step.state,
+                inputs=tuple(stage.name for stage in step.stage.stage_inputs()),
+            )
+            for step in plan.steps
+        ),
+        workers=dict(workers),
+        address=address,
+        host=host(),
+        code_version=code_version(),
+        started_at=now,
+        price_per_hour=price_per_hour,
+    )
+
+
+@contextmanager
+def keep(
+    store: Store, head: RunHead, warn: Callable[[str], object] = lambda sentence: None
+) -> Iterator[Callable[[Event], None]]:
+    """Keep the ledger of a run while the block lasts; yields what to call with each event, which returns at once.
+
+    The head is written before, and raises StorageError if it cannot be. Later failures do not end a run: `warn` is
+    called with the first.
+    """
+    store.put_bytes(head_key(head.id), head.model_dump_json(indent=1).encode(), create_only=True)
+    keeper = _Keeper(store, head, warn)
+    keeper.thread.start()
+    try:
+        yield keeper.take
+    except BaseException as error:
+        keeper.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+        raise
+    keeper.end("done")
+
+
+class StatusOf:
+    """The status of a run, kept up to date by its events."""
+
+    def __init__(self, head: RunHead):
+        runs = {s.name: "cached" if s.plan == "cached" else "waiting" for s in head.stages if s.plan != "not needed"}
+        self.status = Status(stages={name: StageStatus(state=state) for name, state in runs.items()})
+
+    def update(self, event: Event, now: float) -> bool:
+        """Take in an event; whether somebody will want to see it at once."""
+        status = self.status
+        match event["kind"]:
+            case "stage":
+                stage = status.stages.setdefault(event["name"], StageStatus())
+                if stage.state in (event["state"], "done"):
+                    return False  # every worker may tell of every stage, and again after a restart
+                stage.state, stage.seconds = event["state"], event["seconds"]
+                if stage.state == "running":
+                    stage.started_at, status.current, status.history = now, event["name"], []
+                return True
+            case "progress":
+                self._progress(event, now)
+            case "worker":
+                facts = {name: event[name] for name in WorkerFacts.model_fields}
+                others = [worker for worker in status.workers if worker.rank != event["rank"]]
+                status.workers = sorted([*others, WorkerFacts(**facts)], key=lambda worker: worker.rank)
+            case "checkpoint":
+                facts = {name: event[name] for name in SavedCheckpoint.model_fields if name != "at"}
+                status.checkpoint = SavedCheckpoint(**facts, at=now)
+            case "faces":
+                status.faces = DrawnFaces(key=event["key"], step=event["step"])
+        return False
+
+    def _progress(self, event: Event, now: float) -> None:
+        stage, step = self.status.stages.get(self.status.current), event["step"]
+        if stage is None:
+            return
+        if stage.first_report is None or step < stage.step:  # the first, or the first after a worker was lost
+            stage.first_report = step, now
+            self.status.history = [row for row in self.status.history if row["step"] < step]
+        stage.step, stage.steps, stage.last_report_at = step, event["steps"], now
+        stage.metrics = dict(event["metrics"])
+        self.status.history.append({"step": step, **event["metrics"]})
+        if len(self.status.history) > HISTORY_ROWS:
+            self.status.history = self.status.history[::2]
+
+
+class _Keeper:
+    def __init__(self, store: Store, head: RunHead, warn: Callable[[str], object]):
+        self.store, self.head, self.warn = store, head, warn
+        self.kept = StatusOf(head)
+        self.thread = threading.Thread(target=self._write_on, name="run ledger", daemon=True)
+        self._lines: list[LogLine] = []
+        self._dropped = self._chunks = 0
+        self._lock, self._soon, self._ended = threading.Lock(), threading.Event(), threading.Event()
+        self._warned = False
+
+    def take(self, event: Event) -> None:
+        now = time.time()
+        with self._lock:
+            soon = self.kept.update(event, now)
+            if event["kind"] in ("log", "warning"):
+                self._log(event.get("stage", ""), event.get("rank"), event["message"], now)
+            elif event["kind"] == "stage" and soon:
+                seconds = "" if event["seconds"] is None else f" after {event['seconds']:.1f} s"
+                self._log(event["name"], None, event["state"] + seconds, now)
+        if soon:
+            self._soon.set()
+
+    def end(self, state: str, error: str = "") -> None:
+        self._ended.set()
+        self._soon.set()
+        self.thread.join()
+        with self._lock:
+            self.kept.status = self.kept.status.model_copy(update={"state": state, "error": error})
+            self._log("", None, f"the run ended: {state} {error}".rstrip(), time.time())
+        self._write()
+
+    def _log(self, stage: str, rank: int | None, message: str, at: float) -> None:
+        line = LogLine(at=at, stage=stage, rank=rank, message=message)
+        self.kept.status.lines = [*self.kept.status.lines, line][-NEWEST_LINES:]
+        if len(self._lines) < PENDING_LINES:
+            self._lines.append(line)
+        else:
+            self._dropped += 1
+
+    def _write_on(self) -> None:
+        while not self._ended.is_set():
+            self._write()
+            if self._soon.wait(WRITE_EVERY_S):
+                self._ended.wait(SOON_S)
+                self._soon.clear()
+
+    def _write(self) -> None:
+        with self._lock:
+            self.kept.status.updated_at = time.time()
+            status, lines, self._lines = self.kept.status.model_dump_json(), self._lines, []
+            if self._dropped:
+                told = f"{self._dropped} lines were left out: there were too many at once"
+                lines.append(LogLine(at=time.time(), stage="", rank=None, message=told))
+                self._dropped = 0
+        try:
+            if lines:
+                text = "\n".join(line.model_dump_json() for line in lines)
+                self.store.put_bytes(log_key(self.head.id, self._chunks), text.encode())
+                self._chunks += 1
+                lines = []
+            self.store.put_bytes(status_key(self.head.id), status.encode())
+        except StorageError as error:
+            with self._lock:
+                self._lines = [*lines, *self._lines][:PENDING_LINES]
+            if not self._warned:
+                self._warned = True
+                self.warn(f"watchers will not see this run as it is: {error}")
