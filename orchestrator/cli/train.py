@@ -161,7 +161,7 @@ def run_plan(
                 seconds[str(event["fingerprint"])] = float(str(event["seconds"]))
 
         make_faces_of(study, plan, artifacts, on_event)
-        body = Worker(plan.to_train, artifacts)
+        body = Worker(plan.to_train, artifacts, draws=True)
         if plan.to_train:
             labels = {"run_id": head.id, "task": study.recipe.split.task}
             run(body, name=study.name, workers=settings, store=artifacts.store, on_event=on_event, **labels)

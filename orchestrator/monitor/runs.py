@@ -216,6 +216,16 @@ class Runs:
             ) from error
 
 
+def faces_key(fingerprint: str, step: int) -> str:
+    """The picture that a Comp-GAN training drew after a step; drawn again after a restart, it is the same object."""
+    return f"{faces_of(fingerprint)}{step:08d}.jpg"
+
+
+def faces_of(fingerprint: str) -> str:
+    """The prefix of all pictures of a Comp-GAN training, by the fingerprint of its stage."""
+    return f"lapse/{fingerprint}/"
+
+
 def head_key(id_: str) -> str:
     return f"{RUNS}/{id_}/head.json"
 

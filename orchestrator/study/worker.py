@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from compgan_core import stages
+from compgan_core.lapse import Lapse, due
+from compgan_core.stages.inputs import open_data
 from compgan_core.training.runtime import Observer, Runtime
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.lease import Lease
+from orchestrator.artifacts.store import Store
 from orchestrator.ingest import FACES, make_faces
+from orchestrator.monitor.runs import faces_key
 from orchestrator.runtime.checkpoints import Checkpoints
 from orchestrator.study.stage import Plan, Stage
 from orchestrator.study.study import Study
@@ -64,6 +69,8 @@ class Worker:
 
     stages: tuple[Stage, ...]
     artifacts: Artifacts
+    draws: bool = False
+    """Whether fixed faces are drawn while Comp-GAN trains, for a time-lapse; no result depends on it."""
 
     def __call__(self, runtime: StageRuntime) -> None:
         for stage in self.stages:
@@ -81,6 +88,8 @@ class Worker:
             self._tell(runtime, stage, "running")
             started = time.monotonic()
             inputs = {name: self._fetch(source) for name, source in stage.inputs.items() if isinstance(source, Stage)}
+            if self.draws and stage.kind == "compgan" and runtime.rank == 0:
+                runtime.observer = _Drawing(stage, inputs, self.artifacts.store, runtime)
             with tempfile.TemporaryDirectory(prefix="compgan-") as scratch:
                 metrics = getattr(stages, stage.kind)(inputs, Path(scratch), runtime, **stage.arguments)
                 if runtime.rank == 0:
@@ -124,3 +133,18 @@ class Worker:
             stage.kind, stage.fingerprint, out, recipe=stage.recipe, inputs=inputs, metrics=metrics, seconds=seconds
         )
         Checkpoints(self.artifacts.store, stage.kind, stage.fingerprint).discard()
+
+
+class _Drawing:
+    """Draws the fixed faces, under keys by step, so that a training that is resumed neither loses nor doubles any."""
+
+    def __init__(self, stage: Stage, inputs: Mapping[str, Path], store: Store, runtime: StageRuntime):
+        data, split = open_data(inputs)
+        self.lapse = Lapse(data, split, stage.arguments["size"], stage.arguments["seed"], runtime.device)
+        self.fingerprint, self.store, self.runtime = stage.fingerprint, store, runtime
+
+    def __call__(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
+        if due(step, steps):
+            key = faces_key(self.fingerprint, step)
+            self.store.put_bytes(key, self.lapse(networks))
+            self.runtime.emit({"kind": "faces", "key": key, "step": step})

@@ -1,0 +1,158 @@
+"""The page of a run: made of records and the ledger, looked at with a real browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+sys.path.append(str(Path(__file__).parents[1] / "unit"))
+import run_ledger as told
+
+from orchestrator.artifacts.artifacts import Artifacts
+from orchestrator.artifacts.node_cache import NodeCache
+from orchestrator.artifacts.store import open_store
+from orchestrator.monitor.keeper import keep
+from orchestrator.monitor.report import FRAMES, write_report
+from orchestrator.monitor.runs import RunHead, faces_key
+from orchestrator.monitor.tensorboard import write_tensorboard
+
+pytestmark = pytest.mark.integration
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+STEPS, LABELS = 10_000, [f"expression {i}" for i in range(54)]
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const slider = document.getElementById("slider"), frame = document.getElementById("frame");
+  const before = frame.src, found = {loaded: [...document.images].every(i => i.complete && i.naturalWidth > 0)};
+  slider.value = 0;
+  slider.dispatchEvent(new Event("input"));
+  found.moved = frame.src !== before;
+  found.step = document.getElementById("step").textContent;
+  document.querySelectorAll("details").forEach(d => d.open = true);
+  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+  const paper = rgb(getComputedStyle(document.body).backgroundColor).slice(0, 3);
+  found.paper = paper;
+  found.contrast = Math.min(...[...document.querySelectorAll("body *:not(script):not(svg *)")]
+    .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
+    .map(e => { const a = light(rgb(getComputedStyle(e).color).slice(0, 3)), b = light(paper);
+      return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }));
+  found.overflow = document.documentElement.scrollWidth - innerWidth;
+  found.opened_ms = performance.timing.domContentLoadedEventEnd - performance.timing.navigationStart;
+  const out = document.createElement("pre");
+  out.id = "probe";
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+});
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifacts, RunHead]:
+    """A finished run with a history of 10,000 steps, 54 expressions and more pictures than fit a page."""
+    directory = tmp_path_factory.mktemp("run")
+    artifacts = Artifacts(open_store(directory / "store"), NodeCache(directory / "cache"))
+    head = told.head(price_per_hour=12.5)
+    rng = np.random.default_rng(0)
+    for stage in head.stages:
+        out = directory / stage.name
+        out.mkdir()
+        if stage.kind in ("pretrain", "compgan"):
+            names = ["pixel", "discriminator", "grad_norm_pose", *(f"term_{i}" for i in range(12))]
+            rows = [
+                {"step": s, **{n: 1 + math.exp(-s / 900) + 0.01 * math.sin(s) for n in names}} for s in range(STEPS)
+            ]
+            (out / "history.json").write_text(json.dumps(rows))
+        if stage.kind == "evaluate":
+            counts = rng.integers(0, 9, (54, 54)) + 30 * np.eye(54, dtype=np.int64)
+            np.savez(out / "confusion.npz", base=counts, novel=counts, novel_only=np.zeros_like(counts))
+            (out / "expressions.json").write_text(json.dumps(LABELS))
+        if stage.kind == "quality":
+            features = {"identity": torch.arange(9), "source": torch.randn(9, 32)}
+            save_file(
+                {**features, "pose": torch.randn(9, 20, 32), "exp": torch.randn(9, 20, 32)},
+                out / "identities.safetensors",
+            )
+        inputs = {name: "f" * 16 for name in stage.inputs}
+        metrics = {"novel": 40.0, "novel_only": 55.5, "base": 80.0} if stage.kind == "evaluate" else {}
+        artifacts.publish(stage.kind, stage.fingerprint, out, recipe={}, inputs=inputs, metrics=metrics, seconds=1.5)
+    compgan = next(stage for stage in head.stages if stage.kind == "compgan")
+    for step in range(250, STEPS + 1, 250):
+        picture = io.BytesIO()
+        noise = rng.integers(0, 255, (6 * 66, 9 * 66, 3), dtype=np.uint8)  # harder to compress than any faces
+        Image.fromarray(noise).save(picture, "JPEG", quality=92)
+        artifacts.store.put_bytes(faces_key(compgan.fingerprint, step), picture.getvalue())
+    with keep(artifacts.store, head) as tell:
+        for event in (told.worker(0), told.stage("compgan", "running"), told.stage("compgan", "done", 1.5)):
+            tell(event)
+    return artifacts, head
+
+
+@pytest.fixture(scope="module")
+def page(run: tuple[Artifacts, RunHead], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(*run, tmp_path_factory.mktemp("page") / "report.html")
+
+
+def test_a_long_history_and_many_pictures_stay_under_5_mb(run: tuple[Artifacts, RunHead], page: Path) -> None:
+    assert page.stat().st_size < 5e6
+    text = page.read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)  # no network
+    for record in ("40.0", "55.5", "80.0", "12.5", told.head().command, *(s.fingerprint for s in run[1].stages)):
+        assert record in text
+    assert text.count('<tr id="') == len(told.NAMES)
+
+
+def test_curves_keep_their_first_and_last_value_and_their_range() -> None:
+    from orchestrator.monitor.report import POINTS, curves
+
+    (curve,) = curves([{"step": s, "loss": float(s)} for s in range(STEPS)])
+    assert (curve.low, curve.high, curve.last) == (0.0, STEPS - 1.0, STEPS - 1.0)
+    assert curve.path.startswith("M0.0 100.0") and curve.path.endswith("300.0 0.0")
+    assert curve.path.count("L") <= POINTS + 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_in_a_browser_the_slider_moves_pictures_load_and_text_can_be_read(
+    page: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    probed = tmp_path / "report.html"
+    probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
+    options += [f"--window-size={width},900", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000"]
+    options += [f"--blink-settings=preferredColorScheme={int(not dark)}", "--dump-dom", probed.as_uri()]
+    done = subprocess.run([str(CHROMIUM), *options], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = json.loads(re.search(r'<pre id="probe">(.*?)</pre>', done.stdout)[1])  # type: ignore[index]
+    assert found["loaded"] and found["moved"] and found["step"] == "250"
+    assert (sum(found["paper"]) < 150) == dark
+    assert found["contrast"] >= 4.5  # WCAG 2.2, AA
+    assert found["overflow"] <= 0
+    assert found["opened_ms"] < 2000
+
+
+def test_tensorboard_gets_every_scalar_and_picture_once_however_often_it_is_written(
+    run: tuple[Artifacts, RunHead], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.monitor.report.ROWS", 50)
+    for _ in range(2):
+        write_tensorboard(*run, tmp_path / "events")
+    (file,) = (tmp_path / "events").iterdir()
+    content = file.read_bytes()
+    assert content.count(b"compgan/faces") == STEPS // 250
+    assert content.count(b"compgan/pixel") == 50
+    assert FRAMES < STEPS // 250
