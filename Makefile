@@ -14,7 +14,7 @@ help:
 	@echo "make setup      .venv with everything in constraints.txt"
 	@echo "make demo       the whole road on procedural faces, from a local store and a local Ray"
 	@echo "make test       all tests;  make test-fast  those that need neither Ray nor a store"
-	@echo "make soak       the tests that take minutes: lost hosts, a lost store, a lost head"
+	@echo "make soak       the tests that take minutes: lost hosts, a lost store, a lost head, 64 trials at once"
 	@echo "make check      format, lint, types, import directions;  make format  repairs the first two"
 	@echo "make bench      the figures of docs/results.md that this machine can measure"
 	@echo "make clean      remove .venv, caches and local runs"
@@ -24,7 +24,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[store,prepare,search,report,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[store,prepare,search,report,mlflow,dev]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -38,6 +38,9 @@ soak: $(INSTALLED)
 
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not integration and not slow"
+
+soak: $(INSTALLED)
+	SWEEP_TRIALS=64 $(PYTEST) -s tests/integration/test_sweep.py -k many_trials
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

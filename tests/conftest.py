@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import small_study as small
+import small_sweep
 from hypothesis import settings
 
 from orchestrator.artifacts.store import Store, open_store
@@ -79,6 +80,50 @@ def bucket(s3: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def trained(ray_cluster: None, bucket: str) -> dict:
     """What `orch train --json` said of a whole study in that bucket, which nothing disturbed."""
     return small.facts(small.orch("train", *small.options(bucket, **small.LONG), "--json"))
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a `store` of drawn faces, to be copied, and a node `cache`."""
+    home = tmp_path_factory.mktemp("drawn")
+    small.import_faces(str(home / "store"), home / "cache")
+    return home
+
+
+@pytest.fixture(scope="session")
+def undisturbed_weights(ray_cluster: None, drawn: Path) -> dict:
+    """What a sweep said that nothing disturbed, in whose trials Comp-GANs are trained; `results`, and its `store`."""
+    store, over = drawn / "weights", "mu.con=10,40"
+    shutil.copytree(drawn / "store", store)
+    with small_sweep.cache(drawn / "cache"):
+        small_sweep.prepare(store, drawn / "cache", over)
+        shutil.copytree(store, drawn / "prepared")
+        facts = small.facts(small.orch(*small_sweep.command(store, drawn / "report", over)))
+    return facts | {"results": small_sweep.results(store, facts["sweep"])}
+
+
+@pytest.fixture
+def prepared(undisturbed_weights: dict, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of one's own where what the trials of that sweep share is done, and nothing else."""
+    monkeypatch.setenv("COMPGAN_CACHE", str(drawn / "cache"))
+    return shutil.copytree(drawn / "prepared", tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def counts_store(s3: StoreServer, drawn: Path) -> str:
+    """A bucket with drawn faces, for the sweep over counts."""
+    url = "s3://test-counts/prefix"
+    open_store(url).check(create=True)
+    small.import_faces(url, drawn / "cache")
+    return url
+
+
+@pytest.fixture(scope="session")
+def undisturbed_counts(ray_cluster: None, counts_store: str, drawn: Path) -> dict:
+    """What a sweep over counts said that nothing disturbed, and its `results`."""
+    with small_sweep.cache(drawn / "cache"):
+        facts = small.facts(small.orch(*small_sweep.command(counts_store, drawn / "report")))
+    return facts | {"results": small_sweep.results(counts_store, facts["sweep"])}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,6 +98,11 @@ class Artifacts:
         if (record.stage, record.fingerprint) != (stage, fingerprint):
             raise self._damaged(key, f"it describes {record.stage}/{record.fingerprint}")
         return record
+
+    def recorded(self, stages: Iterable[tuple[str, str]]) -> set[str]:
+        """The fingerprints of those (stage, fingerprint) that are finished; asked for many at a time."""
+        with ThreadPoolExecutor(PARALLEL_FILES) as pool:
+            return {record.fingerprint for record in pool.map(lambda s: self.record(*s), stages) if record}
 
     def require(self, stage: str, fingerprint: str) -> Record:
         """The record of a stage that must be there. Raises StorageError if it is not."""

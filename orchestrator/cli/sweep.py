@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.runtime.ray_tune import Trials
     from orchestrator.sweeps.analysis import Line
     from orchestrator.sweeps.sweep import Sweep
+    from orchestrator.sweeps.tracking import Track
 
 app = typer.Typer(help="Search a space of recipes: how many faces help, and which loss weights.", rich_markup_mode=None)
 REPORTS = Path(".local/sweeps")
@@ -65,6 +66,15 @@ def sweep(
     ] = None,
     concurrent: Annotated[int | None, typer.Option("--concurrent", min=1, help="Trials at once.")] = None,
     allow: Annotated[bool, typer.Option("--allow", help="Allow more than 1000 synthesized images.")] = False,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            "--mlflow",
+            metavar="URI",
+            envvar="MLFLOW_TRACKING_URI",
+            help="Write each trial to this MLflow tracking URI.",
+        ),
+    ] = None,
     show_plan: Annotated[bool, typer.Option("--plan", help="Only say what would run, and what it would cost.")] = False,
     show_list: Annotated[bool, typer.Option("--list", help="List the sweeps of the store.")] = False,
     preset: Preset = "paper",
@@ -92,7 +102,9 @@ def sweep(
     if not (data and task):
         raise ConfigurationError("say what to sweep with --data NAME and --task ER-FE; see orch sweep --help")
     from orchestrator.runtime.ray_tune import trials_of
+    from orchestrator.sweeps.page import duration
     from orchestrator.sweeps.sweep import Plan, make_sweep
+    from orchestrator.sweeps.tracking import tracker
 
     settings = trials_of(search=search, scheduler=scheduler, concurrent=concurrent, budget_hours=budget)
     made = make_sweep(
@@ -114,14 +126,15 @@ def sweep(
     plan = Plan(made, configurations, artifacts)
     seconds = plan.seconds(artifacts)
     printer.note(
-        f"sweep {made.head.id}: {len(configurations)} configurations x {seeds} seeds; {plan.separate} stage runs "
-        f"if each had its own, {plan.distinct} as they share, {len(plan.to_run)} to run"
-        + (f", about {seconds / 60:.0f} minutes" if seconds is not None else "")
+        f"sweep {made.head.id}: {_counted(len(configurations), 'configuration')} x {_counted(seeds, 'seed')}; "
+        f"{plan.separate} stage runs if each had its own, {plan.distinct} as they share, {len(plan.to_run)} to run"
+        + (f", by earlier records {duration(seconds)} one after another" if seconds is not None else "")
     )
     if show_plan:
         facts = {"separate": plan.separate, "shared": plan.distinct, "to_run": len(plan.to_run), "seconds": seconds}
         return printer.facts({"sweep": made.head.id, "configurations": configurations, "stage_runs": facts})
-    _run(printer, artifacts, made, settings, trials, (workers, zero, checkpoint_every), address, directory)
+    track = tracker(mlflow, made.head) if mlflow else None
+    _run(printer, artifacts, made, settings, trials, (workers, zero, checkpoint_every), address, directory, track)
     _report(printer, artifacts, made.head.id, directory)
 
 
@@ -164,6 +177,7 @@ def _run(
     workers: tuple[int, int, float],
     address: str | None,
     directory: Path,
+    track: Track | None,
 ) -> None:
     from orchestrator.cli.progress import watch
     from orchestrator.cli.sweep_view import watch_trials
@@ -179,40 +193,53 @@ def _run(
     with watch(printer.console) as on_stage:
         run_shared(sweep, artifacts, settings, samples, how, on_stage)
     with watch_trials(printer.console) as on_trial:
-        run_sweep(sweep, artifacts, settings, samples, placement, directory / "tune", on_trial)
+        run_sweep(sweep, artifacts, settings, samples, placement, directory / "tune", on_trial, track)
     with watch(printer.console) as on_stage:
         read_test_rows(sweep, artifacts, placement, on_stage)
 
 
 def _report(printer: Printer, artifacts: Artifacts, sweep: str, directory: Path) -> None:
-    from orchestrator.sweeps.analysis import leaderboard
+    from orchestrator.sweeps.findings import Findings
     from orchestrator.sweeps.ledger import Ledger
+    from orchestrator.sweeps.page import duration
     from orchestrator.sweeps.report import write_report
     from orchestrator.sweeps.sweep import baseline_of, stage_seconds
 
     ledger = Ledger(artifacts.store)
-    head, trials = ledger.head(sweep), list(ledger.trials(sweep).values())
+    head, trials = ledger.head(sweep), tuple(ledger.trials(sweep).values())
     test, seconds = ledger.test(sweep), stage_seconds(artifacts, trials)
-    lines = leaderboard(head, trials, head.base.variants[-1], head.metric, baseline_of(head))
+    command = shlex.join(["orch", *sys.argv[1:]])
+    findings = Findings(head, trials, test, seconds, baseline_of(head), command)
+    lines = findings.lines
     printer.table(
         ("configuration", head.metric, "± s.d.", "95% interval", "seeds", "state"),
-        [_row(line) for line in lines],
+        [(findings.name(line), *_row(line)) for line in lines],
         title=f"{head.base.task} on {head.base.dataset}, validation rows, accuracy in %",
     )
+    if findings.cost.factor:
+        printer.note(
+            f"stages took {duration(findings.cost.seconds)}; each configuration on its own would have taken "
+            f"{duration(findings.cost.separate_seconds)}, {findings.cost.factor:.1f} times as long"
+        )
     for title, results in (test.rows if test else {}).items():
         for variant in head.base.variants:
             scores = [result.metrics[variant][head.metric] for result in results]
             printer.note(f"test rows, {title}, {variant}: {head.metric} {sum(scores) / len(scores):.1f}")
-    command = shlex.join(["orch", *sys.argv[1:]])
-    paths = write_report(directory / sweep, head, trials, test, seconds, baseline=baseline_of(head), command=command)
+    if findings.chosen and findings.name(findings.chosen).startswith("trial "):
+        values = ", ".join(f"{field}={value}" for field, value in findings.chosen.values.items())
+        printer.note(f"{findings.name(findings.chosen)}: {values}")
+    paths = write_report(directory / sweep, findings)
     printer.note(f"report: {directory / sweep / 'index.html'}")
     printer.facts({"sweep": sweep, "leaderboard": [line.model_dump() for line in lines], "report": paths})
 
 
 def _row(line: Line) -> tuple[object, ...]:
     interval = f"{line.interval.low:.1f} to {line.interval.high:.1f}" if line.interval else ""
-    values = ", ".join(f"{field} {value}" for field, value in line.values.items())
-    return values, line.mean, line.deviation, interval, len(line.by_seed), line.failure or line.state
+    return line.mean, line.deviation, interval, len(line.by_seed), line.failure or line.state
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
 
 
 def _list(printer: Printer, artifacts: Artifacts) -> None:

@@ -99,6 +99,8 @@ def watch_trials(console: Console) -> Iterator[Callable[[Event], None]]:
 
     def on_event(event: Event) -> None:
         changed = table.update(event)
+        if event["kind"] == "log" and "trial" in event:
+            console.print(f"{table.trials[event['trial']].name}: {event['message']}", markup=False, soft_wrap=True)
         if live and not started:
             started.append(live)
             live.start()

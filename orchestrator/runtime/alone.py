@@ -73,7 +73,10 @@ class AloneRuntime(Local):
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
         with tempfile.TemporaryDirectory() as scratch:
-            step = self._mine.fetch_newest(
-                Path(scratch), lambda message: self.emit({"kind": "log", "stage": self._stage, "message": message})
-            )
+            step = self._mine.fetch_newest(Path(scratch), self._log)
+            if step is not None:
+                self._log(f"continuing from the checkpoint at step {step}")
             yield None if step is None else Path(scratch)
+
+    def _log(self, message: str) -> None:
+        self.emit({"kind": "log", "stage": self._stage, "message": message})

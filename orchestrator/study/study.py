@@ -171,18 +171,20 @@ class Study:
         """Names the Ray Train run: the same study resumes the same run."""
         return f"{self.recipe.split.task}-{fingerprint('study', 1, {}, {s.name: s.fingerprint for s in self.stages})}"
 
-    def plan(self, artifacts: Artifacts) -> Plan:
+    def plan(self, artifacts: Artifacts, recorded: Container[str] | None = None) -> Plan:
         """What would run, what is cached, and why. Touches nothing.
 
         A stage runs when it has no record and either is a result itself or a stage that runs needs it.
+        recorded: the fingerprints that have a record, if that is known.
         """
-        recorded = {s.fingerprint: artifacts.record(s.kind, s.fingerprint) is not None for s in self.stages}
+        if recorded is None:
+            recorded = artifacts.recorded((stage.kind, stage.fingerprint) for stage in self.stages)
         inputs = {i.fingerprint for s in self.stages for i in s.stage_inputs()}
         wanted_by: dict[str, str] = {s.fingerprint: "a result" for s in self.stages if s.fingerprint not in inputs}
         steps = []
         for stage in reversed(self.stages):
             reason = wanted_by.get(stage.fingerprint)
-            if recorded[stage.fingerprint]:
+            if stage.fingerprint in recorded:
                 steps.append(Step(stage, "cached", "has a record"))
             elif reason is None:
                 steps.append(Step(stage, "not needed", "everything that needs it is cached"))

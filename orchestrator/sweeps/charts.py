@@ -191,9 +191,10 @@ def _panel(axes: Any, effect: Effect, baseline: str) -> None:
     if numeric and low > 0:
         axes.set_xscale("log", base=2)
     if effect.trend:
-        at = np.geomspace(low, high) if low > 0 else np.linspace(low, high)
-        colour = ACCENT if effect.trend.clear else MUTED
-        axes.plot(at, [effect.trend.at(value) for value in at], color=colour, linewidth=1.8)
+        if effect.trend.interval:  # else there are too few configurations for a line to mean anything
+            at = np.geomspace(low, high) if low > 0 else np.linspace(low, high)
+            colour = ACCENT if effect.trend.clear else MUTED
+            axes.plot(at, [effect.trend.at(value) for value in at], color=colour, linewidth=1.8)
         axes.set_xticks([low, high], [f"{low:.3g}", f"{high:.3g}"])
     else:
         axes.plot(list(places.values()), [level.mean for level in effect.levels], "o-", color=ACCENT, markersize=4)
@@ -203,7 +204,8 @@ def _panel(axes: Any, effect: Effect, baseline: str) -> None:
         axes.axvline(places.get(baseline, number(baseline)), **DASHED)
     shown = effect.field if len(effect.field) <= LONG else f"…{effect.field[1 - LONG :]}"
     axes.set_title(shown, loc="left", color=INK)
-    axes.set_title(signed(effect.size) if effect.trend else f"{effect.size:.1f}", loc="right", color=MUTED)
+    if not effect.trend or effect.trend.interval:
+        axes.set_title(signed(effect.size) if effect.trend else f"{effect.size:.1f}", loc="right", color=MUTED)
 
 
 def _places(effect: Effect) -> tuple[dict[str, float], bool]:

@@ -26,6 +26,8 @@ class Cost(BaseModel, frozen=True, extra="forbid"):
     stages: tuple[StageCost, ...]
     seconds: float
     separate_seconds: float
+    unfinished_seconds: float
+    """Of trials that were stopped or failed, seeds that they had not done; in neither of the sums."""
     untimed: int
     """Distinct stages whose seconds are not known; they count nothing."""
     factor: float | None
@@ -35,7 +37,10 @@ class Cost(BaseModel, frozen=True, extra="forbid"):
 def cost(trials: Iterable[TrialRecord], stage_seconds: Mapping[str, float]) -> Cost:
     """stage_seconds: by fingerprint."""
     asked: dict[str, list[str]] = defaultdict(list)
+    unfinished = 0.0
     for trial in trials:
+        if trial.state != "finished":
+            unfinished += max(0.0, trial.seconds - sum(result.seconds for result in trial.results))
         for result in trial.results:
             for name, fingerprint in result.stages.items():
                 asked[name.split()[0]].append(fingerprint)
@@ -45,6 +50,7 @@ def cost(trials: Iterable[TrialRecord], stage_seconds: Mapping[str, float]) -> C
         stages=tuple(stages),
         seconds=seconds,
         separate_seconds=separate_seconds,
+        unfinished_seconds=unfinished,
         factor=separate_seconds / seconds if seconds else None,
         untimed=len({f for fingerprints in asked.values() for f in fingerprints} - set(stage_seconds)),
     )

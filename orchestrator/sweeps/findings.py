@@ -23,10 +23,13 @@ class Findings:
     head: SweepHead
     trials: tuple[TrialRecord, ...]
     test: TestTable | None
+    """The chosen configuration's row first, then the baseline's."""
     stage_seconds: Mapping[str, float]
     """By fingerprint."""
-    baseline_values: Mapping[str, str] | None
-    command: str
+    baseline_values: Mapping[str, str] | None = None
+    """Of the configuration that the others are compared with."""
+    command: str = ""
+    """That of the sweep."""
 
     @property
     def variant(self) -> str:
@@ -55,6 +58,12 @@ class Findings:
         if self.test:
             return next((line for line in self.finished if line.values == self.test.chosen), None)
         return next(iter(self.finished), None)
+
+    @property
+    def separated(self) -> bool:
+        """Whether the interval of the best configuration's difference to the baseline lies above 0."""
+        difference = self.finished[0].difference if self.finished else None
+        return bool(difference and difference.interval and difference.interval.low > 0)
 
     @cached_property
     def changes(self) -> list[Change]:
@@ -94,7 +103,7 @@ class Findings:
             return change.name
         if len(self.head.fields) <= FEW_FIELDS:
             return ", ".join(f"{field}={value}" for field, value in line.values.items())
-        if line is self.baseline:
+        if self.baseline and line.key == self.baseline.key:
             return "full model" if self.changes else "baseline"
         return f"trial {line.key[:8]}"
 

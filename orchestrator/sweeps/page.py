@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from compgan_core.variants import VARIANTS
 from orchestrator.results import COLUMNS
 from orchestrator.sweeps import charts
-from orchestrator.sweeps.analysis import MIN_SEEDS, Difference, Interval, bootstrap, paired
+from orchestrator.sweeps.analysis import MIN_SEEDS, MIN_TRIALS, Difference, Interval, bootstrap, paired
 from orchestrator.sweeps.findings import Findings
 
 TEMPLATE = "page.html.jinja"
@@ -50,6 +50,7 @@ def page(findings: Findings) -> str:
         at=_scales(findings),
         fewest=min((len(line.by_seed) for line in findings.finished), default=0),
         min_seeds=MIN_SEEDS,
+        min_trials=MIN_TRIALS,
     )
 
 
@@ -118,7 +119,7 @@ def _test_gain(findings: Findings) -> Difference | None:
 def _scales(findings: Findings) -> dict[str, Callable[[float], str]]:
     """Where a number stands in the small bars of a table."""
     lines, differences = findings.finished, [change.difference for change in findings.changes]
-    trends = [effect for effect in findings.panels if effect.trend]
+    trends = [effect for effect in findings.panels if effect.interval]
     return {
         "lines": _scale(x for line in lines for x in (*line.by_seed.values(), *(line.interval or ()))),
         "changes": _scale(x for d in differences for x in (0, d.mean, *(d.interval or ()))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic_core import to_json
@@ -12,28 +12,13 @@ from pydantic_core import to_json
 from orchestrator.sweeps import charts
 from orchestrator.sweeps.analysis import Interval, Line
 from orchestrator.sweeps.findings import Findings
-from orchestrator.sweeps.ledger import SweepHead, TestTable, TrialRecord
 from orchestrator.sweeps.page import page
 
 BARS = 40
 
 
-def write_report(
-    directory: Path,
-    head: SweepHead,
-    trials: Sequence[TrialRecord],
-    test: TestTable | None,
-    stage_seconds: Mapping[str, float],
-    *,
-    baseline: Mapping[str, str] | None = None,
-    command: str = "",
-) -> list[Path]:
-    """Write leaderboard.csv, leaderboard.json, index.html, and the charts for which there are trials.
-
-    test: the chosen configuration's row first, then the baseline's. stage_seconds: by fingerprint of the stages of
-    `trials`. baseline: values of the configuration that the others are compared with. command: that of the sweep.
-    """
-    findings = Findings(head, tuple(trials), test, stage_seconds, baseline, command)
+def write_report(directory: Path, findings: Findings) -> list[Path]:
+    """Write leaderboard.csv, leaderboard.json, index.html, and the charts for which there are trials."""
     directory.mkdir(parents=True, exist_ok=True)
     texts = {"leaderboard.csv": _csv(findings), "leaderboard.json": _json(findings), "index.html": page(findings)}
     for name, text in texts.items():

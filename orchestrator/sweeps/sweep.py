@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import Any, Literal
 from compgan_core.errors import ConfigurationError, did_you_mean
 from compgan_core.recipe import make_recipe
 from compgan_core.variants import VARIANTS
-from orchestrator.artifacts.artifacts import Artifacts
+from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.datasets import Dataset, find_dataset
 from orchestrator.ingest import FACES, make_faces
 from orchestrator.results import COLUMNS
@@ -34,6 +34,7 @@ from orchestrator.study import Measure, Stage, Study, Worker, study_of
 from orchestrator.sweeps.dimensions import Values, canonical
 from orchestrator.sweeps.ledger import Base, Ledger, SweepHead, TestTable, TrialRecord, trial_key
 from orchestrator.sweeps.space import COUNT, COUNTS, Space, parse
+from orchestrator.sweeps.tracking import Track
 from orchestrator.sweeps.trial import RunTrial, seed_result
 
 MAX_TRIES = 2
@@ -71,10 +72,11 @@ class Sweep:
         return baseline_of(self.head)
 
     def configurations(self, settings: Trials, samples: int) -> list[Values]:
-        """Those to run: a grid, or the baseline and `samples` others; for optuna, which finds its own, the baseline."""
+        """Those to run: a grid, or the baseline and `samples` others; for optuna, which finds its own, random ones in
+        their place, that cost the same."""
         if settings.search == "grid":
             return self.space.grid()
-        drawn = [self.space.sample(settings.seed, i) for i in range(samples)] if settings.search == "random" else []
+        drawn = [self.space.sample(settings.seed, i) for i in range(samples)]
         return [self.baseline, *(values for values in drawn if values != self.baseline)]
 
 
@@ -135,11 +137,13 @@ class Plan:
         studies = [sweep.study(values, seed) for values in configurations for seed in sweep.seeds]
         self.separate = sum(len(study.stages) for study in studies)
         """Stage runs if every trial ran all that it needs."""
-        self.distinct = len({stage.fingerprint for study in studies for stage in study.stages})
+        distinct = {stage.fingerprint: stage for study in studies for stage in study.stages}
+        self.distinct = len(distinct)
+        recorded = artifacts.recorded((stage.kind, name) for name, stage in distinct.items())
         needed: Counter[str] = Counter()
         stages: dict[str, Stage] = {}
         for study in studies:
-            to_run = {stage.fingerprint: stage for stage in study.plan(artifacts).to_run}
+            to_run = {stage.fingerprint: stage for stage in study.plan(artifacts, recorded).to_run}
             needed.update(to_run.keys())
             stages = {**to_run, **stages}
         self.to_run = stages
@@ -152,13 +156,16 @@ class Plan:
         """Those that several trials need, each after its inputs: they run before the trials, on all workers."""
 
     def seconds(self, artifacts: Artifacts) -> float | None:
-        """An estimate for the stages to run, from records of their kinds; None where a kind was never recorded."""
-        past: dict[str, list[float]] = {}
+        """An estimate for the stages to run, from the records of their kinds whose recipes are most like theirs.
+
+        None where a kind was never recorded.
+        """
+        past: dict[str, list[Record]] = defaultdict(list)
         for record in artifacts.records():
-            past.setdefault(record.stage, []).append(record.seconds)
-        if not all(stage.kind in past for stage in self.to_run.values()):
+            past[record.stage].append(record)
+        if not all(past[stage.kind] for stage in self.to_run.values()):
             return None
-        return sum(median(past[stage.kind]) for stage in self.to_run.values())
+        return sum(_seconds_like(stage, past[stage.kind]) for stage in self.to_run.values())
 
 
 def run_shared(
@@ -181,11 +188,12 @@ def run_sweep(
     placement: Placement,
     logs: Path,
     on_event: OnEvent,
+    track: Track | None = None,
 ) -> None:
     """Run the trials that have not run. Ray must be initialised.
 
     samples: configurations of a random or optuna search. logs: where Tune keeps its own, and TensorBoard files.
-    on_event: called with the events of the trials, which name them.
+    on_event: called with the events of the trials, which name them. track: called with each trial that has ended.
     """
     ledger = Ledger(artifacts.store)
     ledger.clear_stop(sweep.head.id)
@@ -199,7 +207,7 @@ def run_sweep(
             directory=logs,
             settings=how,
             placement=placement,
-            on_event=_Keeper(sweep, ledger, body, on_event),
+            on_event=_Keeper(sweep, ledger, body, on_event, track),
             should_stop=partial(ledger.stop_asked, sweep.head.id),
             **more,
         )
@@ -271,10 +279,13 @@ def stage_seconds(artifacts: Artifacts, trials: Iterable[TrialRecord]) -> dict[s
 
 
 class _Keeper:
-    """Passes events on, and records the trials that cannot do so themselves: those that were stopped, or crashed."""
+    """Passes events on, and records the trials that cannot do so themselves: those that were stopped, or crashed.
 
-    def __init__(self, sweep: Sweep, ledger: Ledger, body: RunTrial, pass_on: OnEvent):
-        self.sweep, self.ledger, self.body, self.pass_on = sweep, ledger, body, pass_on
+    What it tracks it reads from the ledger.
+    """
+
+    def __init__(self, sweep: Sweep, ledger: Ledger, body: RunTrial, pass_on: OnEvent, track: Track | None):
+        self.sweep, self.ledger, self.body, self.pass_on, self.track = sweep, ledger, body, pass_on, track
         self.probes: dict[str, list[dict[str, float]]] = {}
         self.begun: dict[str, float] = {}
 
@@ -299,6 +310,11 @@ class _Keeper:
                 seconds=(before.seconds if before else 0.0) + self._seconds(event["trial"]),
             )
             self.ledger.put_trial(self.sweep.head.id, record)
+        if self.track and event["kind"] == "trial" and event["state"] in ("done", "stopped", "crashed"):
+            key = trial_key(self.sweep.head.id, self.body.values(event["config"]))
+            ended = self.ledger.trial(self.sweep.head.id, key)
+            if ended:
+                self.track(ended)
 
     def _seconds(self, trial: str) -> float:
         """Since it began in this command; restarts do not begin anew."""
@@ -308,7 +324,7 @@ class _Keeper:
 def _open(sweep: Sweep, artifacts: Artifacts, settings: Trials, samples: int) -> list[Values]:
     """The configurations that a command names and that still have something to run."""
     known = Ledger(artifacts.store).trials(sweep.head.id)
-    wanted = sweep.configurations(settings, samples)
+    wanted = sweep.configurations(settings, 0 if settings.search == "optuna" else samples)
     return [values for values in wanted if _is_open(sweep, known.get(trial_key(sweep.head.id, values)))]
 
 
@@ -333,6 +349,11 @@ def _in_order(stages: Iterable[Stage]) -> Iterator[Stage]:
 
     while waiting:
         yield from before(waiting.pop(next(iter(waiting))))
+
+
+def _seconds_like(stage: Stage, records: Sequence[Record]) -> float:
+    alike = [sum(record.recipe.get(key) == value for key, value in stage.recipe.items()) for record in records]
+    return median(record.seconds for record, same in zip(records, alike, strict=True) if same == max(alike))
 
 
 def _value(recipe: Any, field: str) -> Any:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from sweep_records import head, result, trial
 
+from orchestrator.sweeps.findings import Findings
 from orchestrator.sweeps.ledger import TestTable
 from orchestrator.sweeps.page import duration
 from orchestrator.sweeps.report import write_report
@@ -55,7 +56,7 @@ def counts(seeds=3):
 
 
 def write(directory, trials, fields=("synth.count",), test=None, seconds=None, **more):
-    paths = write_report(directory, head(*fields), trials, test, seconds or {}, **more)
+    paths = write_report(directory, Findings(head(*fields), tuple(trials), test, seconds or {}, **more))
     assert {path.name for path in directory.iterdir()} == {path.name for path in paths}
     return Page((directory / "index.html").read_text()), {path.name for path in paths}
 
@@ -65,7 +66,12 @@ def test_a_sweep_over_the_count_becomes_two_tables_two_pictures_and_a_page(tmp_p
         chosen={"synth.count": "1000"}, rows={"chosen": (result(0, 41.0),), "baseline": (result(0, 38.5),)}
     )
     page, names = write(
-        tmp_path, counts(), test=table, seconds={"00": 7200.0}, baseline={"synth.count": "0"}, command="orch sweep"
+        tmp_path,
+        counts(),
+        test=table,
+        seconds={"00": 7200.0},
+        baseline_values={"synth.count": "0"},
+        command="orch sweep",
     )
     assert names == {"index.html", "leaderboard.csv", "leaderboard.json", "leaderboard.png", "accuracy_by_count.png"}
     assert Image.open(tmp_path / "accuracy_by_count.png").size == (1200, 672)
@@ -119,9 +125,37 @@ def test_a_search_gets_small_multiples_and_a_table_of_trends(tmp_path):
 def test_an_ablation_gets_a_chart_of_its_removals(tmp_path):
     full = {"lambda.exp": "20", "mu.con": "40"}
     trials = [trial(full, [30.0] * 3), *(trial(full | {field: "0"}, [28.0] * 3) for field in full)]
-    page, names = write(tmp_path, trials, tuple(full), baseline=full)
+    page, names = write(tmp_path, trials, tuple(full), baseline_values=full)
     assert "ablation.png" in names and "main_effects.png" not in names
     assert "without mu.con" in page.text and "−2.0" in page.text
+    assert "No configuration has a higher mean than the baseline" in page.text
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "said", "tag"),
+    [
+        ([31.0, 32.0, 33.0], "Best on validation rows", "best"),
+        ([29.0, 32.0, 33.0], "holds 0", "highest"),
+        ([31.0, 32.0], "too few seeds for an interval", "highest"),
+    ],
+)
+def test_only_what_is_told_from_the_baseline_is_called_best(tmp_path, accuracies, said, tag):
+    trials = [trial({"x": "0"}, [30.0] * len(accuracies)), trial({"x": "1"}, accuracies)]
+    page, _ = write(tmp_path, trials, ("x",), baseline_values={"x": "0"})
+    assert said in page.text and f"x=1{tag}" in page.text
+    assert ("Best on" in page.text) == (tag == "best") and ("Highest on" in page.text) == (tag == "highest")
+
+
+def test_a_line_through_few_configurations_is_not_drawn(tmp_path):
+    trials = [trial({"lambda.exp": str(i), "mu.con": str(7 * i % 5)}, [30.0 + i]) for i in range(1, 5)]
+    page, _ = write(tmp_path, trials, ("lambda.exp", "mu.con"))
+    assert "too few for a line" in page.text and "Rank correlation" not in page.text
+
+
+def test_the_time_of_trials_that_were_stopped_is_told(tmp_path):
+    stopped = trial({"synth.count": "7"}, [], state="stopped").model_copy(update={"seconds": 90.0})
+    page, _ = write(tmp_path, [*counts(), stopped], seconds={"00": 60.0})
+    assert "Stopped and failed trials took 1\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}30" in page.text
 
 
 def test_a_failure_is_told_as_text_whatever_it_holds(tmp_path):

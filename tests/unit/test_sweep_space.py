@@ -243,6 +243,11 @@ def test_a_field_of_a_named_space_cannot_be_given_again(named):
         parse(["mu.con=1,2"], named)
 
 
+def test_allow_lets_more_images_through_than_the_papers_most():
+    assert parse(["synth.count=10,2000"], allow=True).grid() == [{"synth.count": "10"}, {"synth.count": "2000"}]
+    assert parse(["synth.count=log:10:5000"], allow=True).dimensions[0].high == 5000
+
+
 def test_allow_never_allows_a_negative_count():
     with pytest.raises(ConfigurationError, match="greater than or equal to 0"):
         parse(["synth.count=-1"], allow=True)
