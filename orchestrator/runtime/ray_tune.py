@@ -26,7 +26,7 @@ from orchestrator.runtime.metrics import Exporter
 HEAD_NODE = "node:__internal_head__"  # a resource that Ray gives to the head node
 SCORE, PROGRESS, ENDED = "score", "progress", "ended"
 WHOLE = 100
-"""The progress at which a trial's first result is complete; early stopping happens before."""
+"""The progress at which a trial has done all that it was to do; early stopping happens before."""
 
 MIN_BUDGET_S = 60.0
 SEARCHES = Literal["grid", "random", "optuna"]
@@ -289,7 +289,10 @@ def _scheduler(settings: Trials) -> TrialScheduler | None:
         return None
     if settings.scheduler == "median":
         return MedianStoppingRule(time_attr=PROGRESS, grace_period=WHOLE / 4, min_samples_required=3)
-    return AsyncHyperBandScheduler(time_attr=PROGRESS, grace_period=WHOLE / 4, max_t=WHOLE * 1000, reduction_factor=2)
+    # What has reached the end is never stopped: its last rung is at half of it.
+    return AsyncHyperBandScheduler(
+        time_attr=PROGRESS, grace_period=WHOLE / 4, max_t=WHOLE - 1, reduction_factor=2, stop_last_trials=False
+    )
 
 
 def _searcher(settings: Trials, known: list[tuple[dict[str, Any], float]]) -> Any:

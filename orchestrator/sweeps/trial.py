@@ -60,14 +60,13 @@ class RunTrial:
             for seed in self.sweep.seeds:
                 if seed not in {result.seed for result in record.results}:
                     record = self._run_seed(record, seed, tell)
-                report(self.sweep.score(record), WHOLE * (1 + self.sweep.seeds.index(seed)), ended=0)
         except CompganError as error:
             record = record.model_copy(update={"state": "failed", "failure": str(error)})
         record = record.model_copy(update={"seconds": record.seconds + time.monotonic() - started})
         ledger.put_trial(self.sweep.head.id, record)
         score = self.sweep.score(record) if record.results else float("nan")
         tell({"kind": "end", "state": record.state, "score": score, "message": record.failure})
-        report(score if record.results else -1e9, WHOLE * (1 + len(self.sweep.seeds)), ended=1)
+        report(score if record.results else -1e9, WHOLE, ended=1)
 
     def values(self, config: Mapping[str, Any]) -> Mapping[str, str]:
         """The overrides that a configuration of Tune's stands for."""
