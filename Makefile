@@ -39,9 +39,6 @@ soak: $(INSTALLED)
 test-fast: $(INSTALLED)
 	$(PYTEST) -m "not integration and not slow"
 
-soak: $(INSTALLED)
-	SWEEP_TRIALS=64 $(PYTEST) -s tests/integration/test_sweep.py -k many_trials
-
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

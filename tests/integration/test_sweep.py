@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -20,7 +19,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.usefixtures("ray_cluster"),
 ]
-TRIALS = int(os.environ.get("SWEEP_TRIALS", "16"))
 GIB = 1 << 30
 
 
@@ -61,24 +59,25 @@ def test_optuna_searches_after_the_baseline_and_asha_looks_on(prepared: Path, tm
     assert all(line["seconds"] > 0 for line in facts["leaderboard"])
 
 
+@pytest.mark.parametrize("trials", [16, pytest.param(64, marks=pytest.mark.soak)])
 def test_many_trials_at_once_share_what_they_have_in_common_in_bounded_memory(
-    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int
 ) -> None:
-    """TRIALS configurations of one Comp-GAN, two at a time, out of a bucket."""
+    """Configurations of one Comp-GAN, submitted together, run two at a time out of a bucket."""
     monkeypatch.setenv("COMPGAN_CACHE", str(tmp_path / "cache"))
     small.import_faces(s3_url, tmp_path / "cache")
-    shares = ",".join(f"{(i + 1) / (TRIALS // 4 + 1):.3f}" for i in range(TRIALS // 4))
+    shares = ",".join(f"{(i + 1) / (trials // 4 + 1):.3f}" for i in range(trials // 4))
     more = ["--over", f"finetune.novel_share={shares}", "--concurrent", "2"]
     with small_sweep.Memory() as memory:
         facts = small.facts(small.orch(*small_sweep.command(s3_url, tmp_path, "synth.count=1,2,3,4"), *more))
-    assert len(facts["leaderboard"]) == TRIALS
+    assert len(facts["leaderboard"]) == trials
     assert {line["state"] for line in facts["leaderboard"]} == {"finished"}
     made = Counter(stage for stage, _ in records(s3_url))
     assert (made["compgan"], made["synthesis"]) == (1, 2)
-    assert made["finetune"] == TRIALS + TRIALS // 4  # and the plain ones
+    assert made["finetune"] == trials + trials // 4  # and the plain ones
     turns = [key for key in open_store(s3_url).keys("leases/") if not key.endswith(".beat")]
     assert turns and {key.rpartition("/")[2] for key in turns} == {"00000001"}  # no stage was begun twice
-    print(f"{TRIALS} trials: {memory.most_processes} processes, {memory.most_bytes / GIB:.2f} GiB at most")
+    print(f"{trials} trials: {memory.most_processes} processes, {memory.most_bytes / GIB:.2f} GiB at most")
     assert memory.most_trials <= 3  # two, and one that is being replaced
     assert memory.most_bytes < 4 * GIB
 
