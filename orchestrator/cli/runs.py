@@ -28,7 +28,7 @@ def ls(
     known = runs.newest(None if everything else SHOWN)
     columns = ("run", "state", "stage", "progress", "started", "host", "what")
     rows = [_row(head, status, now) for head, status in known]
-    printer.table(columns, rows)
+    printer.table(columns[:5], [_short(row) for row in rows])
     if len(known) == SHOWN and not everything:
         printer.note(f"the newest {SHOWN}; --all lists all")
     printer.facts({"runs": [dict(zip(columns, row, strict=True)) for row in rows]})
@@ -93,6 +93,12 @@ def logs(
 def when(seconds: float) -> str:
     """A time as people of this machine write it."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _short(row: tuple[object, ...]) -> tuple[object, ...]:
+    """What 80 columns have room for: the step is what `orch watch` shows, and the id has the task."""
+    run, state, stage, progress, started, *_ = row
+    return run, state, stage if state == "running" else "", str(progress).split(" ")[0], str(started)[5:16]
 
 
 def _row(head: RunHead, status: Status, now: float) -> tuple[object, ...]:

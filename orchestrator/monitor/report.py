@@ -20,6 +20,7 @@ from compgan_core.lapse import COLUMNS as LAPSE_COLUMNS
 from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.monitor.runs import RunHead, Runs, Status, faces_of
 from orchestrator.results import COLUMNS, table
+from orchestrator.sweeps.page import duration
 
 TEMPLATE = "report.html.jinja"
 FRAMES, FRAMES_BYTES, FRAME_WIDTH = 24, 2_500_000, 720
@@ -80,7 +81,7 @@ def page(artifacts: Artifacts, head: RunHead) -> str:
         head=head,
         status=status,
         seen=status.seen(now),
-        seconds=head.seconds(status, now),
+        duration=duration(head.seconds(status, now)),
         cost=head.cost(status, now),
         records=records,
         names=names,

@@ -12,6 +12,7 @@ from compgan_core.data.labels import Labels
 from compgan_core.data.shots import shots
 from compgan_core.data.splits import SplitRecipe, make_split
 from compgan_core.data.tuples import TupleSampler
+from compgan_core.lapse import Lapse, due
 from compgan_core.losses import LAMBDA, MU
 from compgan_core.nets.classifier import Logits
 from compgan_core.nets.gan import DiscriminatorRecipe, GeneratorRecipe
@@ -151,3 +152,34 @@ def test_training_that_is_probed_ends_bit_for_bit_as_training_that_is_not(faces)
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
         assert {m.training for m in theirs.modules()} == {True}
     assert not any(m.training for m in watched.f_cls.modules())
+
+
+class Drawn(Local):
+    """Draws the fixed faces of a time-lapse after each step, twice."""
+
+    def __init__(self, faces):
+        super().__init__()
+        self.lapse = Lapse(faces, make_split(faces.labels, SplitRecipe(task="ER-FE")), SIZE, 0, torch.device("cpu"))
+        self.pictures = []
+
+    def observe(self, step, steps, networks):
+        before = torch.get_rng_state()
+        self.pictures.append(self.lapse(networks))
+        assert self.lapse(networks) == self.pictures[-1]
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_whose_faces_are_drawn_ends_bit_for_bit_as_training_whose_are_not(faces):
+    runtime = Drawn(faces)
+    *alone, history = trained(Local(), faces)
+    *observed, history_too = trained(runtime, faces)
+    assert len(set(runtime.pictures)) == 6
+    assert history == history_too
+    for ours, theirs in zip(alone, observed, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+        assert {m.training for m in theirs.modules()} == {True}
+
+
+def test_pictures_are_due_at_steps_that_no_restart_moves():
+    assert [step for step in range(1, 401) if due(step, 400)] == [1, *range(50, 401, 50)]
+    assert sum(due(step, 10_007) for step in range(1, 10_008)) == 41
