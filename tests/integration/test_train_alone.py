@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 import pytest
-
-from tests.small_study import facts, import_faces, options, orch
+from small_study import facts, import_faces, options, orch
 
 FEW_STEPS = {"compgan.schedule.steps": "2"}
 FORBIDDEN = ("ray", "deepspeed", "boto3", "botocore", "s3fs", "fsspec", "typer", "rich", "filelock", "jinja2")

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from small_study import SETTINGS, import_faces
 
 from compgan_core.variants import RIVALS, TABLE_4, TABLE_5, VARIANTS
 from orchestrator.artifacts.artifacts import Artifacts
@@ -12,7 +13,6 @@ from orchestrator.datasets import find_dataset
 from orchestrator.results import COLUMNS, table
 from orchestrator.runtime.alone import AloneRuntime
 from orchestrator.study import Worker, make_faces_of, study_of
-from tests.small_study import SETTINGS, import_faces
 
 TRAININGS = ("pretrain", "classifier", "finetune.training", "head")
 FEW_STEPS = SETTINGS | {"compgan.schedule.steps": "2"} | {f"{name}.schedule.batch": "8" for name in TRAININGS}

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_rivals import RECIPES, SGD, small, tuples, weights
+from test_compgan_parity import Gloo
 
 from compgan_core.training.rivals import train
 from compgan_core.training.runtime import Local, load_state, save_state
 from orchestrator.runtime.selftest import in_processes
-from tests.parity.test_compgan_parity import Gloo
-from tests.small_rivals import RECIPES, SGD, small, tuples, weights
 
 pytestmark = pytest.mark.slow
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from test_study import dataset
+from test_views import make_labels
 
 from compgan_core import synthesize
 from compgan_core.data.cache import Faces, write_cache
@@ -11,8 +13,6 @@ from compgan_core.errors import ConfigurationError, DataError
 from compgan_core.randomness import generator
 from compgan_core.training.runtime import Local
 from orchestrator.study import study_of
-from tests.unit.test_study import dataset
-from tests.unit.test_views import make_labels
 
 LABELS = make_labels()
 

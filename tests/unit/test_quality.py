@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from test_views import make_labels
 
 from compgan_core import networks, quality
 from compgan_core.compgan import CALLS, CELLS, TARGET, Tuples
@@ -13,7 +14,6 @@ from compgan_core.errors import DataError
 from compgan_core.nets.judge import JudgeNetRecipe
 from compgan_core.randomness import generator
 from compgan_core.training.runtime import Local
-from tests.unit.test_views import make_labels
 
 SIZE, N = 16, 40
 LABELS = make_labels()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from small_rivals import DOMAIN, RECIPES, small, tuples, weights
 from torch import nn
 
 from compgan_core.data.labels import Labels
@@ -17,7 +18,6 @@ from compgan_core.rivals.layers import BatchNorm, ImagePool, pool_plan
 from compgan_core.rivals.vaegan import AnnealedSchedule, attribute_vectors, balance, feature_nll, kl
 from compgan_core.training.rivals import train
 from compgan_core.training.runtime import Local
-from tests.small_rivals import DOMAIN, RECIPES, small, tuples, weights
 
 ATTGAN, CYCLEGAN, PIX2PIX, VAEGAN = RECIPES
 SAMPLES = np.arange(4)

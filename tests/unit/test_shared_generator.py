@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from test_validate import NETWORK, SIZE, inputs  # noqa: F401
+from test_views import make_labels
 
 from compgan_core import networks, stages, synthesize
 from compgan_core.compgan import CompGAN, generator_gradients
@@ -14,8 +16,6 @@ from compgan_core.recipe import make_recipe
 from compgan_core.training.gan import CompGANRecipe
 from compgan_core.training.optim import ScheduleRecipe
 from compgan_core.training.runtime import Local, load_state
-from tests.unit.test_validate import NETWORK, SIZE, inputs  # noqa: F401
-from tests.unit.test_views import make_labels
 
 SHARED = GeneratorRecipe(width=2, downs=2, residual_blocks=0, skips=1, shared=True)
 
