@@ -12,6 +12,7 @@ import posixpath
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -49,7 +50,7 @@ def run(
     """Run `body(runtime)` on every worker, and return when all have returned. Ray must be initialised.
 
     body: picklable. It is called again after a restart, and continues from `runtime.latest_checkpoint()`.
-    name: of the run, in the dashboard and in the store; two runs of one name must not overlap.
+    name: of the run, in the dashboard and in the store, where each attempt adds a suffix of its own.
     on_event: called here, in order, with each event of the workers: progress, log, and whatever `body` emits.
     run_id, task: labels of its metrics; by default the name, and none.
 
@@ -61,12 +62,14 @@ def run(
     resources = resources_per_worker(workers)
     os.environ[COLLECTIVE_TIMEOUT_S_ENV_VAR] = str(workers.collective_timeout_s)  # Train passes it on to its actors
     for tries_left in range(workers.max_failures, -1, -1):
-        # A snapshot would make Train resume by its own book, and refuse if one of the directories in it is gone.
-        store.delete(f"{RUNS}/{name}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")
+        # A name of its own, or Train would resume by its own book, and refuse if a checkpoint in it is gone: the
+        # controller of a driver that was killed may write that book once more after the next driver has begun.
+        attempt = f"{name}-{uuid.uuid4().hex[:8]}"
         mailbox = _mailbox()
         config = {"body": body, "workers": workers, "store": store, "mailbox": mailbox}
         config |= {"run": run_id or name, "task": task}
-        error = _Run(_trainer(config, name, workers, resources, store), mailbox, on_event).watch()
+        error = _Run(_trainer(config, attempt, workers, resources, store), mailbox, on_event).watch()
+        store.delete(f"{RUNS}/{attempt}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")
         if error is None:
             return
         if not (tries_left and isinstance(getattr(error, "controller_failure", None), RayActorError)):

@@ -24,6 +24,7 @@ from orchestrator.store_server import Credentials
 
 NOT_HERE = hosts.why_not()
 pytestmark = [
+    pytest.mark.soak,
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.timeout(1200),
@@ -183,7 +184,6 @@ def resumed_at(said: str) -> list[int]:
     return [int(step) for step in re.findall(r"continuing from the checkpoint at step (\d+)", said)]
 
 
-@pytest.mark.soak
 def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: tuple[dict, dict]) -> None:
     url = "s3://hosts/cut"
     cluster.prepare(url)
@@ -198,7 +198,6 @@ def test_a_worker_host_is_cut_off(cluster: Cluster, undisturbed: tuple[dict, dic
     assert (done["metrics"], cluster.weights(url, done)) == undisturbed
 
 
-@pytest.mark.soak
 def test_the_store_is_cut_off_for_a_minute(cluster: Cluster, undisturbed: tuple[dict, dict]) -> None:
     url = "s3://hosts/outage"
     cluster.prepare(url)
@@ -212,7 +211,6 @@ def test_the_store_is_cut_off_for_a_minute(cluster: Cluster, undisturbed: tuple[
     assert (done["metrics"], cluster.weights(url, done)) == undisturbed
 
 
-@pytest.mark.soak
 def test_the_head_is_killed_and_started_again_and_the_same_command_resumes(
     cluster: Cluster, undisturbed: tuple[dict, dict]
 ) -> None:
