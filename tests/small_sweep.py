@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -76,6 +77,11 @@ def results(url: str | Path, sweep: str) -> dict[str, Any]:
     measured = {title: [(r.seed, r.metrics, r.stages) for r in found] for title, found in rows.items()}
     gans = {r.fingerprint: sorted(entry.sha256 for entry in r.files.values()) for r in store.records("compgan")}
     return {"measured": measured, "gans": gans}
+
+
+def continued_at(said: str) -> int:
+    """The step of the checkpoint that a command said it continued from, the latest; -1 if it said nothing."""
+    return max(map(int, re.findall(r"continuing from the checkpoint at step (\d+)", said)), default=-1)
 
 
 def turns(url: str | Path, fingerprint: str) -> list[int]:

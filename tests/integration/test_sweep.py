@@ -87,12 +87,12 @@ def test_a_trial_of_two_workers_is_a_run_of_ray_train_and_leaves_no_reservation(
 ) -> None:
     """Its own process is killed while they train: it starts again, and gets the resources that they had."""
     with small_sweep.Killer(prepared, lambda owner: small_sweep.trial_process()) as killer:
-        done = small.orch(*small_sweep.command(prepared, tmp_path, "mu.con=10,40"), "--workers", "2")
+        done = small.orch(*small_sweep.command(prepared, tmp_path, "mu.con=10"), "--workers", "2")
     facts = small.facts(done)
-    assert killer.step and "restarted" in done.stderr
-    assert f"continuing from the checkpoint at step {killer.step}" in done.stderr
-    assert {line["state"] for line in facts["leaderboard"]} == {"finished"}
-    assert scores(facts) == scores(undisturbed_weights)
+    assert killer.killed and "restarted" in done.stderr
+    assert small_sweep.continued_at(done.stderr) >= killer.step > 0
+    assert [line["state"] for line in facts["leaderboard"]] == ["finished"]
+    assert scores(facts).items() <= scores(undisturbed_weights).items()
     assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
 
 
