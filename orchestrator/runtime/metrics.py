@@ -32,11 +32,9 @@ GAUGES = {
     "compgan_loss": Metric("A term of the losses, mean over the workers", ("term",)),
     "compgan_accuracy": Metric("Share of the batch that a head reads right", ("head",)),
     "compgan_gradient_norm": Metric("2-norm of a network's gradients before clipping", ("network",)),
-    "compgan_learning_rate": Metric("Rate of the last update", ("network",)),
     "compgan_images_per_second": Metric("Images, or edits of Comp-GAN, over the last seconds"),
     "compgan_step": Metric("Updates made"),
     "compgan_steps": Metric("Updates of the whole stage"),
-    "compgan_step_seconds": Metric("Mean seconds of a step by part, on the host's clock", ("part",)),
     "compgan_last_step_timestamp_seconds": Metric("When the last update was made"),
     "compgan_checkpoint_timestamp_seconds": Metric("When the last checkpoint was acknowledged, or the stage began"),
     "compgan_checkpoint_bytes": Metric("Size of the last checkpoint"),
@@ -115,9 +113,8 @@ def named(metric: str) -> tuple[str, dict[str, str]]:
     """The gauge, and its labels, of a metric as the loops name it."""
     if metric == "images_per_s":
         return "compgan_images_per_second", {}
-    for prefix, name in (("grad_norm_", "compgan_gradient_norm"), ("learning_rate_", "compgan_learning_rate")):
-        if metric.startswith(prefix):
-            return name, {"network": metric.removeprefix(prefix)}
+    if metric.startswith("grad_norm_"):
+        return "compgan_gradient_norm", {"network": metric.removeprefix("grad_norm_")}
     if metric.endswith("_accuracy"):
         return "compgan_accuracy", {"head": metric.removesuffix("_accuracy")}
     return "compgan_loss", {"term": metric}
