@@ -12,14 +12,15 @@ from torch import nn
 from compgan_core.compgan import CompGAN
 from compgan_core.data.labels import Labels
 from compgan_core.editors import ByReference, Editors
+from compgan_core.nets.attention import AttentionCNN, AttentionCNNRecipe
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.gan import Discriminator, DiscriminatorRecipe, Generator, GeneratorRecipe, init_gan
 from compgan_core.nets.judge import Judge, JudgeNetRecipe
-from compgan_core.nets.lightcnn import LightCNNRecipe
+from compgan_core.nets.lightcnn import LightCNN, LightCNNRecipe, load_public_checkpoint
 from compgan_core.randomness import seeded
 from compgan_core.rivals import RivalRecipe, make_rival
 from compgan_core.rivals.base import Domain
-from compgan_core.training.runtime import load_state
+from compgan_core.training.runtime import load_state, save_state
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -28,6 +29,30 @@ def face_classifier(recipe: LightCNNRecipe, size: int, labels: Labels, seed: int
     """F_cls for the vocabularies of `labels`, before any training."""
     with seeded(seed, "init classifier"):
         return FaceClassifier(recipe, size, *_classes(labels))
+
+
+def supervised(
+    recipe: LightCNNRecipe | AttentionCNNRecipe, size: int, labels: Labels, seed: int
+) -> FaceClassifier | AttentionCNN:
+    """A network of Sec. 5.1, before any training."""
+    if isinstance(recipe, LightCNNRecipe):
+        return face_classifier(recipe, size, labels, seed)
+    with seeded(seed, "init attention"):
+        return AttentionCNN(recipe, *_classes(labels))
+
+
+def take_trunk(model: nn.Module, path: Path) -> None:
+    """Give a classifier the trunk of one that was trained before, on whatever labels; its heads stay."""
+    weights, _ = load_state(path)
+    trunk = {name.removeprefix("trunk."): t for name, t in weights.items() if name.startswith("trunk.")}
+    model.get_submodule("trunk").load_state_dict(trunk)
+
+
+def public_trunk(checkpoint: Path, recipe: LightCNNRecipe, size: int, path: Path) -> None:
+    """Write the trunk of the authors' public checkpoint as `take_trunk` reads it. Raises DataError: another shape."""
+    trunk = LightCNN(recipe, size)
+    load_public_checkpoint(trunk, checkpoint)
+    save_state(path, {f"trunk.{name}": tensor for name, tensor in trunk.state_dict().items()})
 
 
 def face_judge(recipe: JudgeNetRecipe, size: int, labels: Labels, seed: int) -> Judge:
@@ -97,4 +122,5 @@ def load_editors(
 
 
 def _classes(labels: Labels) -> tuple[int, int, int]:
-    return len(labels.expressions), len(labels.poses), len(labels.identities)
+    """Of each head; one, which nothing trains, for what the data set does not know."""
+    return max(1, len(labels.expressions)), max(1, len(labels.poses)), max(1, len(labels.identities))

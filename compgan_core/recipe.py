@@ -24,7 +24,7 @@ from compgan_core.rivals.cyclegan import CycleGANRecipe
 from compgan_core.rivals.pix2pix import Pix2PixRecipe
 from compgan_core.rivals.vaegan import VAEGANRecipe
 from compgan_core.synthesize import SynthesisRecipe
-from compgan_core.training.classifier import ClassifierRecipe, HeadWeights
+from compgan_core.training.classifier import ClassifierRecipe, HeadWeights, SteppedRecipe
 from compgan_core.training.gan import CompGANRecipe
 from compgan_core.training.optim import OptimizerRecipe
 from compgan_core.variants import VARIANTS
@@ -95,6 +95,8 @@ class Recipe(BaseModel):
     head: HeadRecipe = HeadRecipe()
     judge: JudgeRecipe = JudgeRecipe()
     rivals: RivalRecipes = RivalRecipes()
+    supervised: SteppedRecipe = SteppedRecipe()
+    """Of Sec. 5.1, which no study of the six tasks uses."""
     variants: tuple[str, ...] = ("plain", "degraded", "exp", "compgan")
 
 

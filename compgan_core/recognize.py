@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -129,35 +129,57 @@ def validation_rows(split: Split, shots: Rows) -> Unseen:
     return rows
 
 
-class Counts(NamedTuple):
-    """Confusion matrices int64 (expressions, expressions)."""
+class Readings(NamedTuple):
+    """What a classifier read in unseen faces: an expression, int64 (n,), for each of the rows of `Unseen`."""
 
     base: np.ndarray
     novel: np.ndarray
     novel_only: np.ndarray
-    """Novel images, predictions among the novel expressions only; equals `novel` where no expression is novel."""
+    """In novel images, among the novel expressions only; equals `novel` where no expression is novel."""
 
 
-def count(
+class Counts(NamedTuple):
+    """Confusion matrices int64 (expressions, expressions), of `Readings`."""
+
+    base: np.ndarray
+    novel: np.ndarray
+    novel_only: np.ndarray
+
+
+def read(
     runtime: Runtime, logits_of: Callable[[Rows], Tensor], labels: Labels, split: Split, unseen: Unseen
-) -> Counts:
-    """Classify these rows; counts are summed over the workers. logits_of(rows) -> (n, expressions)."""
-    classes = len(labels.expressions)
-    allowed = torch.ones(classes, dtype=torch.bool, device=runtime.device)
+) -> Readings:
+    """Classify these rows. Collective. logits_of(rows) -> (n, expressions)."""
+    allowed = torch.ones(len(labels.expressions), dtype=torch.bool, device=runtime.device)
     if split.novel_attribute == "expression":
         allowed[:] = False
         allowed[[labels.expressions.index(name) for name in split.novel_categories]] = True
-    counts = torch.zeros(3, classes, classes, dtype=torch.int64, device=runtime.device)
+
+    def read_rows(rows: Rows) -> np.ndarray:
+        def compute(part: slice) -> Tensor:
+            logits = logits_of(rows[part]).float()
+            among_novel = logits.masked_fill(~allowed, -torch.inf)
+            return torch.stack([logits.argmax(1), among_novel.argmax(1)], dim=1)
+
+        if not len(rows):
+            return np.empty((0, 2), np.int64)
+        return over_workers(runtime, len(rows), CHUNK, compute).cpu().numpy()
+
     with torch.inference_mode():
-        for i, rows in _chunks(unseen.base):
-            if i % runtime.world_size == runtime.rank:
-                counts[0] += metrics.confusion(_of(labels, rows, runtime), logits_of(rows).argmax(1), classes)
-        for i, rows in _chunks(unseen.novel):
-            if i % runtime.world_size == runtime.rank:
-                y, logits = _of(labels, rows, runtime), logits_of(rows).float()
-                counts[1] += metrics.confusion(y, logits.argmax(1), classes)
-                counts[2] += metrics.confusion(y, logits.masked_fill(~allowed, -torch.inf).argmax(1), classes)
-    return Counts(*runtime.all_reduce_sum(counts).cpu().numpy())
+        base, novel = read_rows(unseen.base), read_rows(unseen.novel)
+    return Readings(base[:, 0], novel[:, 0], novel[:, 1])
+
+
+def count(readings: Readings, labels: Labels, unseen: Unseen) -> Counts:
+    """Row: truth, column: what was read."""
+    truth, classes = labels.expression, len(labels.expressions)
+    pairs = zip((unseen.base, unseen.novel, unseen.novel), readings, strict=True)
+    return Counts(
+        *(
+            metrics.confusion(torch.from_numpy(truth[rows]).long(), torch.from_numpy(seen), classes).numpy()
+            for rows, seen in pairs
+        )
+    )
 
 
 def summary(counts: Counts) -> dict[str, float]:
@@ -177,11 +199,3 @@ def summary(counts: Counts) -> dict[str, float]:
         "pooled_macro_f1": pooled.macro_f1,
     }
     return {name: round(100 * float(value), 3) for name, value in figures.items() if not math.isnan(value)}
-
-
-def _chunks(rows: Rows) -> Iterator[tuple[int, Rows]]:
-    return enumerate(rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
-
-
-def _of(labels: Labels, rows: Rows, runtime: Runtime) -> Tensor:
-    return torch.from_numpy(labels.expression[rows]).long().to(runtime.device)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.artifacts.artifacts import Record
@@ -30,7 +32,7 @@ class Row:
     title: str
     means: dict[str, float]
     errors: dict[str, float]
-    """Standard error over the runs; absent for a single one."""
+    """Standard error over the draws of the shots, whose fine-tunings are averaged first; absent for a single draw."""
     runs: int
     """Draws of the shots times fine-tunings of each."""
 
@@ -45,14 +47,26 @@ class Row:
 def table(
     titles: Mapping[str, str], records: Mapping[str, Record], measure: Literal["evaluate", "validate"] = "evaluate"
 ) -> list[Row]:
-    """A row for each variant, over its runs. titles: variant -> title. records: by stage name. measure: as Study."""
+    """A row for each variant: the mean over draws of the mean over fine-tunings.
+
+    titles: variant -> title. records: by stage name. measure: as Study.
+    """
     rows = []
     for variant, title in titles.items():
-        metrics = [r.metrics for name, r in records.items() if name.startswith(f"{measure} {variant} #")]
-        if metrics:
-            means = {column: _mean(m[column] for m in metrics) for column in COLUMNS if column in metrics[0]}
-            errors = {column: _standard_error([m[column] for m in metrics]) for column in means}
-            rows.append(Row(variant, title, means, errors if len(metrics) > 1 else {}, len(metrics)))
+        draws: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+        for name, record in records.items():
+            if name.startswith(start := f"{measure} {variant} #"):
+                draws[name.removeprefix(start).partition(".")[0]].append(record.metrics)
+        if draws:
+            runs = [metrics for draw in draws.values() for metrics in draw]
+            by_draw = {
+                column: [fmean(metrics[column] for metrics in draw) for draw in draws.values()]
+                for column in COLUMNS
+                if column in runs[0]
+            }
+            errors = {column: standard_error(values) for column, values in by_draw.items()} if len(draws) > 1 else {}
+            means = {column: fmean(values) for column, values in by_draw.items()}
+            rows.append(Row(variant, title, means, errors, len(runs)))
     return rows
 
 
@@ -77,13 +91,6 @@ def outcome(study: Study, plan: Plan, records: Mapping[str, Record], seconds: Ma
     }
 
 
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)
-
-
-def _standard_error(values: list[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    mean = _mean(values)
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of two values or more."""
+    return stdev(values) / math.sqrt(len(values))

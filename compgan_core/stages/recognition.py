@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from compgan_core.recognize import Added, FinetuneRecipe
 from compgan_core.stages.inputs import Inputs, Metrics, open_data, write_result
 from compgan_core.training import classifier as supervised
 from compgan_core.training.classifier import ClassifierRecipe, Share
-from compgan_core.training.runtime import Runtime, load_state
+from compgan_core.training.runtime import Runtime
 from compgan_core.variants import REAL
 from compgan_core.views import HeadRecipe, ViewKind
 
@@ -55,8 +56,7 @@ def classifier(
     """F_cls, three heads on D_base, from the pre-trained trunk. Inputs: faces, split, pretrain."""
     data, roles = open_data(inputs)
     model = networks.face_classifier(network, size, data.labels, seed)
-    weights, _ = load_state(inputs["pretrain"] / "classifier.safetensors")
-    model.trunk.load_state_dict({k.removeprefix("trunk."): t for k, t in weights.items() if k.startswith("trunk.")})
+    networks.take_trunk(model, inputs["pretrain"] / "classifier.safetensors")
     return _train_classifier(runtime, model.to(runtime.device), data, roles, size, training, seed, out)
 
 
@@ -269,8 +269,14 @@ def _count(
     roles: Split,
     unseen: recognize.Unseen,
 ) -> Metrics:
-    counts = recognize.count(runtime, logits_of, data.labels, roles, unseen)
+    readings = recognize.read(runtime, logits_of, data.labels, roles, unseen)
+    counts = recognize.count(readings, data.labels, unseen)
     if runtime.rank == 0:
+        rows = {f"{part}_rows": rows.astype(np.int32) for part, rows in unseen._asdict().items()}
+        truth = {f"{part}_truth": data.labels.expression[rows] for part, rows in unseen._asdict().items()}
+        read = {f"{part}_read": seen.astype(np.int32) for part, seen in readings._asdict().items()}
+        tables: dict[str, Any] = rows | truth | read
+        np.savez_compressed(out / "readings.npz", **tables)
         np.savez(out / "confusion.npz", **counts._asdict())
         (out / "expressions.json").write_text(json.dumps(data.labels.expressions))
     return recognize.summary(counts)

@@ -14,6 +14,7 @@ from torch import Tensor
 from compgan_core import transforms
 from compgan_core.data.cache import Faces
 from compgan_core.data.tuples import EpochSampler
+from compgan_core.nets.attention import AttentionCNN
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.judge import Judge
 from compgan_core.randomness import uniform
@@ -49,6 +50,26 @@ class ClassifierRecipe(BaseModel):
     precision: Literal["float32", "bfloat16"] = "float32"
 
 
+class SteppedSchedule(ScheduleRecipe):
+    """The rate falls to a share of itself after every so many epochs (Sec. 5.1, after LightCNN's authors)."""
+
+    batch: int = Field(128, gt=0)
+    decay: float = Field(0.457305051927326, gt=0, le=1)
+    """0.02 ** (1 / 5): five steps make it a fiftieth."""
+    every_epochs: float = Field(10, gt=0)
+
+    def factor(self, step: int, steps: int) -> float:
+        return self.decay ** int(self.epochs * step / steps / self.every_epochs)
+
+
+class SteppedRecipe(ClassifierRecipe):
+    """Supervised training as in Sec. 5.1."""
+
+    schedule: SteppedSchedule = SteppedSchedule()
+    optimizer: OptimizerRecipe = OptimizerRecipe(lr=0.01, weight_decay=1e-4, bias_lr_multiplier=2)
+    heads: HeadWeights = HeadWeights(pose=0, identity=0)
+
+
 class Examples(NamedTuple):
     """A batch of labelled faces on the device."""
 
@@ -60,7 +81,7 @@ class Examples(NamedTuple):
     identity: Tensor
 
 
-FaceReader = FaceClassifier | Judge
+FaceReader = FaceClassifier | Judge | AttentionCNN
 
 Source = Callable[[np.ndarray], Examples]
 """The examples of these global sample numbers, int64 (n,)."""

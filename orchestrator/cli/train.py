@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.options import (
     DEFAULT_STORE,
@@ -124,30 +124,33 @@ def run_plan(
     checkpoint_every: float = 60.0,
     gpu: bool | None = None,
     price: float | None = None,
+    alone: bool = False,
 ) -> dict[str, float]:
-    """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint."""
+    """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint.
+
+    alone: in this process, without Ray.
+    """
     seconds: dict[str, float] = {}
     if not plan.to_run:
         return seconds
     from orchestrator.artifacts.artifacts import Artifacts
     from orchestrator.cli.progress import watch
     from orchestrator.monitor.keeper import head_of, keep
-    from orchestrator.runtime.cluster import Workers, address_of, start_ray
-    from orchestrator.runtime.ray_train import run
     from orchestrator.study import Worker, make_faces_of
 
     artifacts.store.check()
     artifacts = Artifacts(artifacts.store.patient(), artifacts.cache)  # from here on an outage is a pause
-    settings = Workers(num_workers=workers, zero_stage=zero, use_gpu=gpu, checkpoint_every_s=checkpoint_every)
-    start_ray(address)
-    head = head_of(
-        study,
-        plan,
-        command=shlex.join(["orch", *sys.argv[1:]]),
-        workers=settings.model_dump(),
-        address=address_of(),
-        price_per_hour=price,
-    )
+    if alone:
+        placed: dict[str, Any] = {"workers": {"num_workers": 1, "zero_stage": 0}, "address": ""}
+    else:
+        from orchestrator.runtime.cluster import Workers, address_of, start_ray
+        from orchestrator.runtime.ray_train import run
+
+        settings = Workers(num_workers=workers, zero_stage=zero, use_gpu=gpu, checkpoint_every_s=checkpoint_every)
+        start_ray(address)
+        placed = {"workers": settings.model_dump(), "address": address_of()}
+    command = shlex.join(["orch", *sys.argv[1:]])
+    head = head_of(study, plan, command=command, price_per_hour=price, **placed)
     printer.note(f"run {head.id}: `orch watch {head.id}` shows it, from any machine")
     with (
         watch(printer.console, [s.name for s in plan.to_run]) as show,
@@ -160,9 +163,13 @@ def run_plan(
             if event["kind"] == "stage" and event["state"] == "done":
                 seconds[str(event["fingerprint"])] = float(str(event["seconds"]))
 
-        make_faces_of(study, plan, artifacts, on_event)
+        make_faces_of(study, plan, artifacts, on_event, alone=alone)
         body = Worker(plan.to_train, artifacts, draws=True)
-        if plan.to_train:
+        if alone:
+            from orchestrator.runtime.alone import AloneRuntime
+
+            body(AloneRuntime(artifacts.store, on_event, checkpoint_every))
+        elif plan.to_train:
             labels = {"run_id": head.id, "task": study.recipe.split.task}
             run(body, name=study.name, workers=settings, store=artifacts.store, on_event=on_event, **labels)
     return seconds
@@ -176,11 +183,12 @@ def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, sec
     rows = table(study.titles, records)
     used = [column for column in COLUMNS if any(column in row.means for row in rows)]
     draws, tunings = study.recipe.draws, study.recipe.tunings
-    over = f"{draws} draws" + (f" x {tunings} fine-tunings" if tunings > 1 else "")
+    over = f", mean over {draws} draw{'s' * (draws > 1)} x {tunings} fine-tuning{'s' * (tunings > 1)}"
+    over += " ± s.e. over draws" if draws > 1 else ""
     printer.table(
         (study.recipe.split.task, *(COLUMNS[column] for column in used)),
         [(row.title, *(row.cell(column) for column in used)) for row in rows],
-        title=f"{study.description}: accuracy in %" + (f", mean ± s.e. over {over}" if draws * tunings > 1 else ""),
+        title=f"{study.description}: accuracy in %" + (over if draws * tunings > 1 else ""),
     )
     for line in study.judged(records):
         printer.note(line)

@@ -45,13 +45,19 @@ class Study:
     """Whether the pictures, and what the judge reads in edited faces, are results too."""
 
     @cached_property
+    def faces(self) -> Stage:
+        """The tensor cache."""
+        r, names = self.recipe, self.dataset.manifest.expressions
+        chosen = choose_expressions(names, r.faces.max_expressions, r.seed)
+        some = chosen if len(chosen) < len(names) else ()
+        return Stage(FACES, faces_recipe(r.faces.stored_size, some), {"dataset": self.dataset})
+
+    @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """All stages that the results need, each after its inputs. This is the pipeline."""
         r, size, seed = self.recipe, self.recipe.faces.size, self.recipe.seed
         network = {"network": r.network, "size": size, "seed": seed}
-        chosen = choose_expressions(self.dataset.manifest.expressions, r.faces.max_expressions, seed)
-        some = chosen if len(chosen) < len(self.dataset.manifest.expressions) else ()
-        faces = Stage(FACES, faces_recipe(r.faces.stored_size, some), {"dataset": self.dataset})
+        faces = self.faces
         split = Stage("split", {"split": _shared_split(r.split)}, {"faces": faces})
         data = {"faces": faces, "split": split}
         pretrain = Stage("pretrain", {**network, "training": r.pretrain}, data)

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from types import MappingProxyType
 from typing import Any, Literal
 
 from compgan_core.errors import ConfigurationError, did_you_mean
 from compgan_core.recipe import make_recipe
 from compgan_core.variants import VARIANTS
-from orchestrator.artifacts.artifacts import Artifacts, Record
+from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.datasets import Dataset, find_dataset
 from orchestrator.ingest import FACES, make_faces
 from orchestrator.results import COLUMNS
@@ -30,7 +29,8 @@ from orchestrator.runtime.cluster import Workers
 from orchestrator.runtime.mailbox import Event
 from orchestrator.runtime.ray_train import run
 from orchestrator.runtime.ray_tune import Placement, Tell, Trials, numbered, run_apart, run_trials
-from orchestrator.study import Measure, Stage, Study, Worker, study_of
+from orchestrator.study import Measure, SharedPlan, Stage, Study, Worker, study_of
+from orchestrator.study.shared import in_order
 from orchestrator.sweeps.dimensions import Values, canonical
 from orchestrator.sweeps.ledger import Base, Ledger, SweepHead, TestTable, TrialRecord, trial_key
 from orchestrator.sweeps.space import COUNT, COUNTS, Space, parse
@@ -130,42 +130,17 @@ def make_sweep(
     return Sweep(head, dataset, space, tuple(range(seeds)), probes)
 
 
-class Plan:
+class Plan(SharedPlan):
     """What a sweep would run, and what it shares. configurations: its own, or corners of a space that is searched."""
 
     def __init__(self, sweep: Sweep, configurations: Sequence[Values], artifacts: Artifacts):
-        studies = [sweep.study(values, seed) for values in configurations for seed in sweep.seeds]
-        self.separate = sum(len(study.stages) for study in studies)
-        """Stage runs if every trial ran all that it needs."""
-        distinct = {stage.fingerprint: stage for study in studies for stage in study.stages}
-        self.distinct = len(distinct)
-        recorded = artifacts.recorded((stage.kind, name) for name, stage in distinct.items())
-        needed: Counter[str] = Counter()
-        stages: dict[str, Stage] = {}
-        for study in studies:
-            to_run = {stage.fingerprint: stage for stage in study.plan(artifacts, recorded).to_run}
-            needed.update(to_run.keys())
-            stages = {**to_run, **stages}
-        self.to_run = stages
-        """The stages without a record, by fingerprint."""
-        shared = [stage for name, stage in stages.items() if needed[name] > 1]
+        super().__init__([sweep.study(values, seed) for values in configurations for seed in sweep.seeds], artifacts)
+        shared = [stage for name, stage in self.to_run.items() if self.needed[name] > 1]
         if sweep.probes:  # which look with a judge
             full = sweep.study(configurations[0], sweep.seeds[0], extras=True)
             shared += [stage for stage in full.plan(artifacts).to_run if stage.kind == "judge"]
-        self.shared = [*_in_order(shared)]
+        self.shared = [*in_order(shared)]
         """Those that several trials need, each after its inputs: they run before the trials, on all workers."""
-
-    def seconds(self, artifacts: Artifacts) -> float | None:
-        """An estimate for the stages to run, from the records of their kinds whose recipes are most like theirs.
-
-        None where a kind was never recorded.
-        """
-        past: dict[str, list[Record]] = defaultdict(list)
-        for record in artifacts.records():
-            past[record.stage].append(record)
-        if not all(past[stage.kind] for stage in self.to_run.values()):
-            return None
-        return sum(_seconds_like(stage, past[stage.kind]) for stage in self.to_run.values())
 
 
 def run_shared(
@@ -335,25 +310,6 @@ def _is_open(sweep: Sweep, record: TrialRecord | None) -> bool:
     if record.state == "failed":
         return record.tries < MAX_TRIES
     return record.state == "finished" and not {r.seed for r in record.results} >= set(sweep.seeds)
-
-
-def _in_order(stages: Iterable[Stage]) -> Iterator[Stage]:
-    """Each stage after those of its inputs that are among them."""
-    waiting = {stage.fingerprint: stage for stage in stages}
-
-    def before(stage: Stage) -> Iterator[Stage]:
-        for needed in stage.stage_inputs():
-            if needed.fingerprint in waiting:
-                yield from before(waiting.pop(needed.fingerprint))
-        yield stage
-
-    while waiting:
-        yield from before(waiting.pop(next(iter(waiting))))
-
-
-def _seconds_like(stage: Stage, records: Sequence[Record]) -> float:
-    alike = [sum(record.recipe.get(key) == value for key, value in stage.recipe.items()) for record in records]
-    return median(record.seconds for record, same in zip(records, alike, strict=True) if same == max(alike))
 
 
 def _value(recipe: Any, field: str) -> Any:

@@ -1,0 +1,132 @@
+"""What the records of a reproduction say, by task, number of shots, variant and run."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+
+from compgan_core import metrics
+from orchestrator.artifacts.artifacts import Artifacts, Record
+from orchestrator.datasets import Dataset
+from orchestrator.reproduce.reproduction import Key, Reproduction
+from orchestrator.reproduce.significance import Hits, Run
+from orchestrator.study import Study
+
+READ_AT_ONCE = 16
+SHOWN = ("evaluate", "quality", "judge", "pictures", "synthesis", "compgan", "rival", "supervised", "baseline", "alike")
+"""Kinds of stages that a report is made of."""
+TABLE_7 = {"novel": "Acc.", "mean_accuracy": "mA.", "precision": "Pre.", "recall": "Rec.", "f1": "F1."}
+
+
+class Evidence:
+    """All records there are; a reproduction that has not ended has fewer."""
+
+    def __init__(self, reproduction: Reproduction, artifacts: Artifacts):
+        self.reproduction, self.artifacts = reproduction, artifacts
+        studies = reproduction.everything.values()
+        stages = {s.fingerprint: s for study in studies for s in study.stages if s.kind in SHOWN}
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            found = pool.map(lambda s: artifacts.record(s.kind, s.fingerprint), stages.values())
+        self.records: dict[str, Record] = {record.fingerprint: record for record in found if record}
+        """By fingerprint."""
+
+    def named(self, study: Study) -> dict[str, Record]:
+        """The records of a study, by the name of the stage."""
+        return {s.name: self.records[s.fingerprint] for s in study.stages if s.fingerprint in self.records}
+
+    def runs(self, task: str, shots: int, variant: str) -> dict[Run, Record]:
+        """The recognition runs of a row that have a record."""
+        return self._runs.get((task, shots, variant), {})
+
+    def values(self, task: str, shots: int, variant: str, measure: str) -> dict[Run, float]:
+        """A measure of those runs, in percent; of `TABLE_7` on the novel test images."""
+        runs = self.runs(task, shots, variant)
+        if measure in TABLE_7 and measure != "novel":
+            return {run: self._class_metrics(record)[measure] for run, record in runs.items()}
+        return {run: record.metrics[measure] for run, record in runs.items() if measure in record.metrics}
+
+    def hits(self, task: str, shots: int, variant: str, measure: str) -> Hits:
+        """Which test images those runs read right. measure: novel, novel_only or pooled."""
+        part = {"pooled": ("base", "novel")}.get(measure, (measure,))
+        found = {}
+        for run, record in self.runs(task, shots, variant).items():
+            read = self._readings(record)
+            found[run] = np.concatenate([read[f"{p}_read"] == read[f"{p.split('_')[0]}_truth"] for p in part])
+        return found
+
+    def supervised(self, dataset: Dataset) -> dict[str, dict[Run, Record]]:
+        """Row -> its runs on a data set, whose draws and fine-tunings are one."""
+        found: dict[str, dict[Run, Record]] = {}
+        for study in self.reproduction.supervised.values():
+            if study.dataset == dataset and study.competitors:
+                for row, stage in study.rows.items():
+                    if record := self.records.get(stage.fingerprint):
+                        found.setdefault(row, {})[Run(study.recipe.seed, 0, 0)] = record
+        return found
+
+    def supervised_hits(self, dataset: Dataset, row: str) -> Hits:
+        """Which test faces the runs of a row read right."""
+        found = {}
+        for run, record in self.supervised(dataset).get(row, {}).items():
+            read = self._readings(record)
+            found[run] = read["read"] == read["truth"]
+        return found
+
+    def study(self, task: str, shots: int | None = None) -> Study | None:
+        """The first study of a task that there is, of a number of shots if it is given."""
+        for key, study in self.reproduction.studies.items():
+            if key.task == task and shots in (None, key.shots):
+                return study
+        return None
+
+    @cached_property
+    def _runs(self) -> dict[tuple[str, int, str], dict[Run, Record]]:
+        found: dict[tuple[str, int, str], dict[Run, Record]] = {}
+        for key, study in self.reproduction.studies.items():
+            for name, record in self.named(study).items():
+                kind, _, label = name.partition(" ")
+                if kind == "evaluate":
+                    variant, _, run = label.partition(" #")
+                    found.setdefault((key.task, key.shots, variant), {})[_run(key, run)] = record
+        return found
+
+    def _class_metrics(self, record: Record) -> dict[str, float]:
+        with np.load(io.BytesIO(self._bytes(record, "confusion.npz")), allow_pickle=False) as file:
+            counts = file["novel"] if file["novel"].any() else file["base"]
+        of_classes = metrics.class_metrics(counts)
+        return {
+            "mean_accuracy": 100 * metrics.mean_accuracy(counts),
+            "precision": 100 * of_classes.macro_precision,
+            "recall": 100 * of_classes.macro_recall,
+            "f1": 100 * of_classes.macro_f1,
+        }
+
+    def _readings(self, record: Record) -> Mapping[str, np.ndarray]:
+        with np.load(io.BytesIO(self._bytes(record, "readings.npz")), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+
+    def _bytes(self, record: Record, name: str) -> bytes:
+        return self._files[record.fingerprint, name]
+
+    @cached_property
+    def _files(self) -> dict[tuple[str, str], bytes]:
+        """All small files that tables read, at once."""
+        wanted = [
+            (record, name)
+            for record in self.records.values()
+            if "readings.npz" in record.files
+            for name in ("readings.npz", "confusion.npz")
+        ]
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            read = pool.map(lambda item: self.artifacts.read(*item), wanted)
+            return {(record.fingerprint, name): content for (record, name), content in zip(wanted, read, strict=True)}
+
+
+def _run(key: Key, label: str) -> Run:
+    """`2.1` is the second fine-tuning of the third draw."""
+    draw, _, tuning = label.partition(".")
+    return Run(key.seed, int(draw), int(tuning or 0))
