@@ -19,6 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from compgan_core.errors import ConfigurationError
+
 State = Mapping[str, Tensor]
 Observer = Callable[[int, int, Mapping[str, nn.Module]], None]
 """Takes what `Runtime.observe` takes."""
@@ -75,7 +77,7 @@ class Runtime(Protocol):
         """Whether this worker thinks it is time to save; the loop asks all workers and rank 0 decides."""
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Keep what `write(directory)` writes on rank 0; on return it is safe. Collective."""
+        """Keep what `write(directory)` writes on rank 0, at the latest once the next one is saved. Collective."""
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
@@ -90,7 +92,10 @@ def trainable(module: nn.Module) -> list[nn.Parameter]:
 def share(runtime: Runtime, n: int) -> slice:
     """This worker's contiguous part of a global batch of n."""
     if n % runtime.world_size:
-        raise ValueError(f"a global batch of {n} does not divide over {runtime.world_size} workers")
+        raise ConfigurationError(
+            f"a batch of {n} does not divide over {runtime.world_size} workers: use a number of workers that divides "
+            "it, or another batch"
+        )
     each = n // runtime.world_size
     return slice(runtime.rank * each, (runtime.rank + 1) * each)
 

@@ -79,6 +79,7 @@ def plan(
     printer, artifacts = Printer(json), open_artifacts(store)
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     made = study.plan(artifacts)
+    made.check_workers([workers])
     printer.table(
         ("stage", "state", "why", "fingerprint"),
         [(step.stage.name, step.state, step.why, step.stage.fingerprint) for step in made.steps],
@@ -133,6 +134,7 @@ def run_plan(
     seconds: dict[str, float] = {}
     if not plan.to_run:
         return seconds
+    plan.check_workers([workers])
     from orchestrator.artifacts.artifacts import Artifacts
     from orchestrator.cli.progress import watch
     from orchestrator.monitor.keeper import head_of, keep

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from compgan_core.errors import ConfigurationError
+from compgan_core.training.optim import Schedule
 from orchestrator.artifacts.fingerprint import fingerprint
 from orchestrator.datasets import Dataset
 from orchestrator.ingest import FACES, VERSION
@@ -75,3 +78,22 @@ class Plan:
     def to_train(self) -> tuple[Stage, ...]:
         """Those to run on training workers: all but the tensor cache, which every core of the cluster helps to make."""
         return tuple(stage for stage in self.to_run if stage.kind != FACES)
+
+    def check_workers(self, counts: Iterable[int]) -> None:
+        """Raise ConfigurationError if a stage trains on batches that do not divide over one of these numbers."""
+        for stage, n in product(self.to_train, counts):
+            for batch in _batches(stage.arguments.values()):
+                if batch % n:
+                    raise ConfigurationError(
+                        f"{stage.name} trains on batches of {batch}, which do not divide over {n} workers: use "
+                        f"{', '.join(str(d) for d in range(1, batch + 1) if batch % d == 0)}, or another schedule.batch"
+                    )
+
+
+def _batches(values: Iterable[object]) -> Iterator[int]:
+    """Of every schedule in a stage's arguments."""
+    for value in values:
+        if isinstance(value, Schedule):
+            yield value.batch
+        elif isinstance(value, BaseModel):
+            yield from _batches(vars(value).values())

@@ -73,14 +73,18 @@ def make_faces(directory):
     return Faces.open(directory)
 
 
-def train(runtime, faces, path, recipe=RECIPE):
-    """Five steps of Comp-GAN, then a set of synthesized faces; rank 0 keeps both, and the metrics."""
-    torch.set_num_threads(1)
+def networks():
     with seeded(0, "parity"):
         gan = CompGAN(Generator(RECIPE.generator), Generator(RECIPE.generator))
         discriminator = Discriminator(RECIPE.discriminator, SIZE)
         narrow = LightCNNRecipe(channels=(4, 6, 8, 6), blocks=(1, 1, 1, 1), feature=12)
-        classifier = FaceClassifier(narrow, SIZE, 3, 2, 3)
+        return gan, discriminator, FaceClassifier(narrow, SIZE, 3, 2, 3)
+
+
+def train(runtime, faces, path, recipe=RECIPE):
+    """Five steps of Comp-GAN, then a set of synthesized faces; rank 0 keeps both, and the metrics."""
+    torch.set_num_threads(1)
+    gan, discriminator, classifier = networks()
     rows = np.arange(len(faces.labels))
     sampler = TupleSampler(faces.labels, rows, 0, RECIPE.reference_mismatch)
     tuples = gan_training.tuples_of(faces, sampler, SIZE, 0, runtime.device)

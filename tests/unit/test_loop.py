@@ -117,7 +117,7 @@ def test_a_table_is_the_same_from_any_number_of_workers():
 def test_a_batch_is_shared_without_overlap_or_gap():
     shares = [range(12)[share(Rank(rank, 3, []), 12)] for rank in range(3)]
     assert [list(s) for s in shares] == [list(range(0, 4)), list(range(4, 8)), list(range(8, 12))]
-    with pytest.raises(ValueError, match="10 does not divide over 3"):
+    with pytest.raises(ConfigurationError, match="10 does not divide over 3 workers: use"):
         share(Rank(0, 3, []), 10)
 
 

@@ -206,3 +206,12 @@ def test_rivals_edit_the_faces_that_comp_gan_edits_and_need_neither_it_nor_f_cls
     assert {name for name in ours if ours[name] != theirs[name]} == {"generator"}
     assert stages["rival vaegan"].inputs.keys() == {"faces", "split"}
     assert not {"rival", "attgan"} & {s.kind for s in study().stages}
+
+
+def test_workers_that_a_batch_does_not_divide_over_are_refused_before_anything_runs(artifacts):
+    plan = study(compgan__schedule__batch="12").plan(artifacts)
+    plan.check_workers([1, 2, 4])
+    with pytest.raises(ConfigurationError, match="pretrain trains on batches of 64.* 3 workers: use 1, 2, 4, 8, 16"):
+        plan.check_workers([3])
+    with pytest.raises(ConfigurationError, match="compgan trains on batches of 12.* 8 workers: use 1, 2, 3, 4, 6, 12,"):
+        plan.check_workers([8])
