@@ -7,6 +7,7 @@ roofline  FLOP, bytes and time of a step by part, beside a matrix product and a 
 ray       images/s of the Comp-GAN loop under Ray Train + DeepSpeed, one worker, against the same loop bare
 reads     the images of Algorithm 1's tuples, at random: the tensor cache against a folder of JPEG files
 ingest    220,000 faces from a tar into a store, and their tensor cache: faces/s a core, and peak memory; minutes
+orchestra seconds of `orch --help`, of planning 10,000 stages, and of `orch train` beside its stages
 sweep     eleven counts of synthesized images (Sec. 5.4) at `tiny`, against one full run and eleven: once, many minutes
 
 Every figure is the median of its repeats, with their least and greatest; alternatives take turns. The first four need
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, ray_overhead, roofline, step, sweep, training
+from benchmarks import data, orchestra, ray_overhead, roofline, step, sweep, training
 from benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[torch.device, int], list[Figure]]] = {
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[torch.device, int], list[Figure]]] = {
     "ray": ray_overhead.ray,
     "reads": data.reads,
     "ingest": data.ingest,
+    "orchestra": orchestra.orchestra,
     "sweep": sweep.sweep,
 }
 

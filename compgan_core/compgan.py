@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from compgan_core import losses
 from compgan_core.losses import Weights
@@ -75,6 +76,8 @@ class CompGAN(nn.Module):
     def __init__(self, pose: nn.Module, exp: nn.Module):
         super().__init__()
         self.pose, self.exp = pose, exp
+        self.recompute = False
+        """Whether a call keeps its faces only, and computes its activations again on the way back."""
 
     @property
     def shared(self) -> bool:
@@ -86,7 +89,11 @@ class CompGAN(nn.Module):
         fakes: list[Tensor] = []
         for call, reference in zip(CALLS, references, strict=True):
             generator = self.pose if call.generator == "pose" else self.exp
-            fakes.append(generator(source if call.source < 0 else fakes[call.source], reference))
+            given = source if call.source < 0 else fakes[call.source]
+            if self.recompute:
+                fakes.append(checkpoint(generator, given, reference, use_reentrant=False, preserve_rng_state=False))
+            else:
+                fakes.append(generator(given, reference))
         return torch.cat(fakes).unflatten(0, (len(CALLS), -1))  # unlike stack, keeps their memory format
 
 

@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study = study_of(find_dataset(artifacts.store, o.data), o.preset, o.task, o.shots, o.seed, dict(o.set))
         plan, tell = study.plan(artifacts), Teller()
         runtime = AloneRuntime(artifacts.store, tell, checkpoint_every_s=o.checkpoint_every, device=o.device)
+        runtime.recompute = o.recompute
         make_faces_of(study, plan, artifacts, tell, alone=True)
         Worker(plan.to_train, artifacts)(runtime)
         print(json.dumps(outcome(study, plan, study.records(artifacts), tell.seconds)), flush=True)
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--store", required=True, help="a directory")
     parser.add_argument("--device", type=_device, help="cpu, cuda or cuda:1; by default a GPU if there is one")
+    parser.add_argument("--recompute", action="store_true", help="save memory in Comp-GAN training; same result")
     parser.add_argument("--checkpoint-every", type=float, default=60.0, help="seconds between checkpoints")
     return parser
 

@@ -22,7 +22,7 @@ from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
 from orchestrator.sweeps.ledger import Ledger
 
-COMPGAN_STEPS = "80"  # long enough to be killed in
+COMPGAN_STEPS = "50"  # long enough to be killed in
 
 
 def settings(over: str) -> dict[str, str]:

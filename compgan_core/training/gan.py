@@ -124,6 +124,7 @@ def train(
     """Train both generators and D in place; returns the history. n_examples: base images, which make an epoch."""
     schedule = recipe.schedule
     classifier.requires_grad_(False).eval()
+    gan.recompute = runtime.recompute
     for network in (gan, discriminator, classifier):
         arrange(network, runtime.device, recipe.precision)
     g, d = recipe.generator_optimizer, recipe.discriminator_optimizer

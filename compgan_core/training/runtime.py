@@ -54,6 +54,8 @@ class Runtime(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    recompute: bool
+    """Whether generators spend time to save memory; the result is the same."""
 
     def engine(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float) -> Engine:
         """Wrap a network. max_grad_norm: 2-norm over all its gradients after averaging; 0 turns clipping off."""
@@ -167,6 +169,7 @@ class Local:
     """The Runtime of one process. Checkpoints go to a directory, progress to a callback."""
 
     rank, world_size = 0, 1
+    recompute = False
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ from orchestrator.artifacts.provenance import code_version, host, library_versio
 from orchestrator.artifacts.store import KeyMissing, Store, open_store, valid_key
 
 ARTIFACTS = "artifacts"
+LIST_FROM = 200
+"""Records of one stage, from which on a listing is faster than asking for each."""
 PARALLEL_FILES = 4  # each large file is itself read in parallel ranges
 
 
@@ -100,9 +102,21 @@ class Artifacts:
         return record
 
     def recorded(self, stages: Iterable[tuple[str, str]]) -> set[str]:
-        """The fingerprints of those (stage, fingerprint) that are finished; asked for many at a time."""
+        """The fingerprints of those (stage, fingerprint) that are finished; asked for many at a time.
+
+        Where it is asked for very many of one stage, their names are listed, and no record is read.
+        """
+        by_stage: dict[str, set[str]] = {}
+        for stage, fingerprint in stages:
+            by_stage.setdefault(stage, set()).add(fingerprint)
+        few = [(stage, name) for stage, names in by_stage.items() if len(names) <= LIST_FROM for name in names]
         with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-            return {record.fingerprint for record in pool.map(lambda s: self.record(*s), stages) if record}
+            found = {record.fingerprint for record in pool.map(lambda s: self.record(*s), few) if record}
+        for stage, names in by_stage.items():
+            if len(names) > LIST_FROM:
+                keys = (key.split("/") for key in self.store.keys(f"{ARTIFACTS}/{stage}/"))
+                found |= names & {parts[2] for parts in keys if parts[3:] == ["record.json"]}
+        return found
 
     def require(self, stage: str, fingerprint: str) -> Record:
         """The record of a stage that must be there. Raises StorageError if it is not."""

@@ -152,7 +152,9 @@ class DirectoryStore:
     def keys(self, prefix: str = "") -> Iterator[str]:
         base = self.root / prefix.rpartition("/")[0]
         with self._errors("list", prefix):
-            found = [p.relative_to(self.root).as_posix() for p in base.rglob("*") if p.is_file()]
+            # Ten times faster than Path.rglob, where there are tens of thousands.
+            walked = os.walk(base, onerror=_unless_gone)
+            found = [f"{directory}/{name}"[len(self.url) + 1 :] for directory, _, names in walked for name in names]
         yield from sorted(key for key in found if key.startswith(prefix) and not key.startswith(f"{PARTIAL}/"))
 
     def delete(self, key: str) -> None:
@@ -203,6 +205,12 @@ class DirectoryStore:
             raise KeyMissing(self.url, key) from error
         except OSError as error:
             raise StorageError(f"cannot {action} {key} in {self.url}: {error.strerror or error}") from error
+
+
+def _unless_gone(error: OSError) -> None:
+    """A directory that another process has just removed, or that was never made, holds nothing."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def prove_usable(store: Store) -> None:

@@ -37,6 +37,10 @@ Gpu = Annotated[
     typer.Option("--gpu/--cpu", help="A GPU for each worker, or none; without it, a GPU if the cluster has any now."),
 ]
 Zero = Annotated[int, typer.Option("--zero", help="DeepSpeed ZeRO stage: 0, 1 or 2.")]
+Recompute = Annotated[
+    bool,
+    typer.Option("--recompute", help="Save memory in Comp-GAN training: compute activations twice. Same result."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Names every random draw.")]
 CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", min=0.1, help="Seconds between the checkpoints of a training stage.")

@@ -17,6 +17,7 @@ from orchestrator.cli.options import (
     Overrides,
     Preset,
     Price,
+    Recompute,
     Seed,
     Shots,
     Store,
@@ -41,6 +42,7 @@ def train(
     workers: Workers = 1,
     gpu: Gpu = None,
     zero: Zero = 0,
+    recompute: Recompute = False,
     seed: Seed = 0,
     overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
@@ -56,7 +58,7 @@ def train(
     printer, artifacts = Printer(json), open_artifacts(store)
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     plan = study.plan(artifacts)
-    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price)
+    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price, recompute)
     report(printer, artifacts, study, plan, seconds)
 
 
@@ -68,6 +70,7 @@ def plan(
     workers: Workers = 1,
     gpu: Gpu = None,
     zero: Zero = 0,
+    recompute: Recompute = False,
     seed: Seed = 0,
     overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
@@ -126,6 +129,7 @@ def run_plan(
     gpu: bool | None = None,
     price: float | None = None,
     alone: bool = False,
+    recompute: bool = False,
 ) -> dict[str, float]:
     """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint.
 
@@ -148,7 +152,13 @@ def run_plan(
         from orchestrator.runtime.cluster import Workers, address_of, start_ray
         from orchestrator.runtime.ray_train import run
 
-        settings = Workers(num_workers=workers, zero_stage=zero, use_gpu=gpu, checkpoint_every_s=checkpoint_every)
+        settings = Workers(
+            num_workers=workers,
+            zero_stage=zero,
+            use_gpu=gpu,
+            recompute=recompute,
+            checkpoint_every_s=checkpoint_every,
+        )
         start_ray(address)
         placed = {"workers": settings.model_dump(), "address": address_of()}
     command = shlex.join(["orch", *sys.argv[1:]])

@@ -37,6 +37,8 @@ class Workers(BaseModel):
     """None: as many as fit when all workers get the same."""
     max_failures: int = Field(3, ge=0)
     """Restarts from the last checkpoint that killed or crashed workers may cost. Preempted nodes do not count."""
+    recompute: bool = False
+    """Comp-GAN's generators keep faces only, and compute their activations again on the way back."""
     checkpoint_every_s: float = Field(60.0, gt=0)
     checkpoint_every_steps: int = Field(0, ge=0)
     """If not 0, this decides instead of the seconds."""

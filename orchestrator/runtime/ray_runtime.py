@@ -42,6 +42,7 @@ class RayRuntime:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = get_device()
+        self.recompute = workers.recompute
         self.store = store
         self._workers, self._mailbox = workers, mailbox
         self.observer: Observer | None = None

@@ -76,6 +76,17 @@ def test_records_lists_whole_artifacts_of_one_stage_or_all(artifacts: Artifacts,
     assert list(artifacts.records("comp")) == []
 
 
+def test_many_are_found_by_a_listing_as_few_are_one_by_one(
+    artifacts: Artifacts, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = publish(artifacts, made)
+    artifacts.store.put_bytes("artifacts/compgan/f01/attempt/record.json", b"of a file that is called so")
+    asked = [("compgan", "f00"), ("compgan", "f01"), ("compgan", "f02"), ("judge", "f00")]
+    assert artifacts.recorded(asked) == {"f00"}
+    monkeypatch.setattr("orchestrator.artifacts.artifacts.LIST_FROM", 2)
+    assert artifacts.recorded(asked) == {record.fingerprint}
+
+
 def test_of_two_that_publish_at_once_both_return_the_first_and_one_copy_stays(artifacts: Artifacts, made: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda seconds: publish(artifacts, made, seconds=seconds), (1.0, 2.0))

@@ -173,6 +173,24 @@ def test_a_term_of_weight_zero_is_off(world, term):
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
 
 
+def test_recomputed_activations_give_the_same_gradients_and_are_not_kept(world):
+    kept, found = {}, {}
+    for world.gan.recompute in (False, True):
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            fakes = world.gan(world.batch.reals[0], world.batch.references)
+        kept[world.gan.recompute] = sum(storages.values())
+        found[world.gan.recompute] = generator_gradients(world.terms_of(fakes), world.gan, LAMBDA, MU)
+    assert kept[True] < kept[False] / 2
+    for ours, plain in zip(found[True], found[False], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, plain, strict=True))
+
+
 def test_f_cls_and_d_get_no_gradient_from_the_generators_losses(world):
     world.classifier.requires_grad_(True)
     generator_gradients(world.terms(), world.gan, LAMBDA, MU)
