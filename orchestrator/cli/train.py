@@ -58,7 +58,9 @@ def train(
     printer, artifacts = Printer(json), open_artifacts(store)
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     plan = study.plan(artifacts)
-    seconds = run_plan(printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price, recompute)
+    seconds = run_plan(
+        printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price, recompute=recompute
+    )
     report(printer, artifacts, study, plan, seconds)
 
 
@@ -128,6 +130,7 @@ def run_plan(
     checkpoint_every: float = 60.0,
     gpu: bool | None = None,
     price: float | None = None,
+    *,
     alone: bool = False,
     recompute: bool = False,
 ) -> dict[str, float]:
