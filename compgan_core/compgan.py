@@ -20,6 +20,7 @@ from compgan_core import losses
 from compgan_core.losses import Weights
 from compgan_core.nets.classifier import FaceClassifier, Logits
 from compgan_core.training.runtime import trainable
+from compgan_core.training.stopwatch import grad
 
 # The four cells of a tuple that belong to the target identity i_t, and the four that the paper writes: a cell is
 # (pose, expression), each either of the source ("s") or of the target ("t").
@@ -147,9 +148,9 @@ def generator_gradients(
     loss_pose = losses.weighted_sum(terms, lambda_, classifier, adversarial)
     loss_exp = losses.weighted_sum(terms, mu, classifier, adversarial)
     if gan.shared:
-        return list(torch.autograd.grad((loss_pose + loss_exp) / 2, trainable(gan.pose))), []
-    pose = torch.autograd.grad(loss_pose, trainable(gan.pose), retain_graph=True)
-    exp = torch.autograd.grad(loss_exp, trainable(gan.exp))
+        return list(grad((loss_pose + loss_exp) / 2, trainable(gan.pose))), []
+    pose = grad(loss_pose, trainable(gan.pose), retain_graph=True)
+    exp = grad(loss_exp, trainable(gan.exp))
     return list(pose), list(exp)
 
 
@@ -162,6 +163,10 @@ class Against(NamedTuple):
     """Eq. (11) for D, detached."""
     gradients: list[Tensor]
     """Of that, by D's parameters, fakes detached."""
+    real: Tensor
+    """D(real), the mean chance of being real that D gives real faces; detached."""
+    fake: Tensor
+    """D(fake)."""
 
 
 def against_discriminator(
@@ -177,9 +182,10 @@ def against_discriminator(
     real, fake = logits.split([4 * fakes.shape[1], len(CALLS) * fakes.shape[1]])
     term = losses.generator_adversarial_loss(fake.view(len(CALLS), -1))
     loss = losses.discriminator_loss(real, fake)
-    (slope,) = torch.autograd.grad(term, seen, retain_graph=True)
-    gradients = torch.autograd.grad(loss, trainable(discriminator))
-    return Against(_Known.apply(fakes, term.detach(), slope), loss.detach(), list(gradients))
+    (slope,) = grad(term, seen, retain_graph=True)
+    gradients = grad(loss, trainable(discriminator))
+    real, fake = (x.detach().float().sigmoid().mean() for x in (real, fake))
+    return Against(_Known.apply(fakes, term.detach(), slope), loss.detach(), list(gradients), real, fake)
 
 
 class _Known(torch.autograd.Function):

@@ -21,6 +21,7 @@ from compgan_core.training.classifier import ClassifierRecipe, Share, cross_entr
 from compgan_core.training.loop import Trainee, Update, fit
 from compgan_core.training.optim import build
 from compgan_core.training.runtime import Runtime, over_workers, share, trainable
+from compgan_core.training.stopwatch import grad
 from compgan_core.views import HeadRecipe
 
 CHUNK = 64  # images a forward pass
@@ -99,7 +100,7 @@ def train_head(
         mask = transforms.dropout_mask(seed, samples.to(runtime.device), width, recipe.dropout)
         x = features[rows] if mask is None else features[rows] * mask
         loss = cross_entropy(head(x), labels[rows])
-        return Update({"expression": loss.detach()}, {"head": list(torch.autograd.grad(loss, trainable(head)))})
+        return Update({"expression": loss.detach()}, {"head": list(grad(loss, trainable(head)))})
 
     steps = recipe.schedule.total_steps(len(labels))
     return head, fit(runtime, {"head": Trainee(engine, recipe.optimizer.lr)}, update, recipe.schedule, steps, batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from compgan_core.errors import DivergenceError
 from compgan_core.randomness import seeded
 from compgan_core.training.runtime import load_state, save_state, share, trainable
 from orchestrator.runtime.ray_runtime import RayRuntime
+from orchestrator.runtime.ray_tune import WHOLE, report
 
 STAGE, FINGERPRINT = "toy", "0123456789abcdef0123"
 STEPS, SAVE_EVERY, BATCH = 20, 5, 8
@@ -58,6 +60,18 @@ def train(
         path = Path.cwd() / f"result-{os.getpid()}"
         save_state(path, state)
         runtime.store.put_file(RESULT, path)
+
+
+def shared(runtime: RayRuntime) -> None:
+    """As a stage that the trials of a sweep share."""
+    train(runtime, pause_s=0.2)
+    runtime.emit({"kind": "stage", "name": STAGE, "fingerprint": FINGERPRINT, "state": "done", "seconds": 4.0})
+
+
+def trial(config: dict, tell: Callable[[dict], None]) -> None:
+    """As the body of a trial."""
+    time.sleep(3)
+    report(1.0, WHOLE, ended=1)
 
 
 def write(directory: Path, state: dict[str, torch.Tensor], step: int) -> None:

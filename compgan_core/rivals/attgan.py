@@ -26,6 +26,7 @@ from compgan_core.rivals.layers import BatchNorm
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
 from compgan_core.training.runtime import Runtime, trainable
+from compgan_core.training.stopwatch import grad
 
 AttributeLoss = Literal["sigmoid", "softmax"]
 
@@ -189,7 +190,7 @@ class AttGAN:
         critic, attributes = fake_score.mean() - real_score.mean(), self._attribute_loss(read, b)
         loss = critic + self.recipe.penalty * penalty + attributes
         metrics = {"critic": critic, "penalty": penalty, "attributes_of_real": attributes}
-        return self._made(metrics, discriminator=torch.autograd.grad(loss, trainable(self.d)))
+        return self._made(metrics, discriminator=grad(loss, trainable(self.d)))
 
     def _generator_update(self, source: Tensor, a: Tensor, b: Tensor) -> Update:
         maps = self.g.encode(source)
@@ -199,7 +200,7 @@ class AttGAN:
         recipe = self.recipe
         loss = -score.mean() + recipe.attributes * attributes + recipe.reconstruction * reconstruction
         metrics = {"adv": -score.mean(), "attributes_of_fake": attributes, "reconstruction": reconstruction}
-        return self._made(metrics, generator=torch.autograd.grad(loss, trainable(self.g)))
+        return self._made(metrics, generator=grad(loss, trainable(self.g)))
 
     @staticmethod
     def _made(metrics: dict[str, Tensor], **gradients: tuple[Tensor, ...]) -> Update:
@@ -234,7 +235,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     where: (n, 1, 1, 1) in [0, 1), the place on each line. Differentiable with respect to the critic's parameters.
     """
     x = torch.lerp(real, fake, where).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    (slope,) = grad(critic(x).sum(), x, create_graph=True)
     return (slope.flatten(1).norm(dim=1) - 1).square().mean()
 
 

@@ -25,6 +25,7 @@ from compgan_core.rivals.layers import ImagePool, PatchGAN, PatchGANRecipe, init
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
 from compgan_core.training.runtime import Runtime, trainable
+from compgan_core.training.stopwatch import grad
 
 
 class ResNetRecipe(BaseModel):
@@ -148,11 +149,11 @@ class CycleGAN:
         cycle = (generator(fake, edit.back) - source).abs().mean()
         same = (generator(source, edit.back) - source).abs().mean()
         loss = adv + self.recipe.cycle * (cycle + self.recipe.identity * same)
-        gradients[edited] = list(torch.autograd.grad(loss, trainable(generator)))
+        gradients[edited] = list(grad(loss, trainable(generator)))
         pair = torch.cat([fake.detach(), edit.reference], dim=1)
         past = d.pool(pair, step * self.recipe.schedule.batch, runtime)
         d_loss = 0.5 * ((d(edit.truth, edit.reference) - 1).square().mean() + d.net(past).square().mean())
-        gradients[f"d_{edited}"] = list(torch.autograd.grad(d_loss, trainable(d)))
+        gradients[f"d_{edited}"] = list(grad(d_loss, trainable(d)))
         values = {"adv": adv, "cycle": cycle, "identity": same, "d": d_loss}
         metrics |= {f"{edited}_{name}": value.detach() for name, value in values.items()}
 

@@ -25,6 +25,7 @@ from compgan_core.rivals.layers import BatchNorm, PatchGAN, PatchGANRecipe, init
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
 from compgan_core.training.runtime import Runtime, trainable
+from compgan_core.training.stopwatch import grad
 
 
 class UNetRecipe(BaseModel):
@@ -134,10 +135,10 @@ class Pix2Pix:
         fake = generator(source, edit.reference, masks)
         adv = losses.real_loss(d(torch.cat([source, fake], 1)))
         l1 = (fake - edit.truth).abs().mean()
-        gradients[edited] = list(torch.autograd.grad(adv + self.recipe.l1 * l1, trainable(generator)))
+        gradients[edited] = list(grad(adv + self.recipe.l1 * l1, trainable(generator)))
         real_pair, fake_pair = (torch.cat([source, x.detach()], 1) for x in (edit.truth, fake))
         d_loss = 0.5 * losses.discriminator_loss(d(real_pair), d(fake_pair))
-        gradients[f"d_{edited}"] = list(torch.autograd.grad(d_loss, trainable(d)))
+        gradients[f"d_{edited}"] = list(grad(d_loss, trainable(d)))
         values = {"adv": adv, "l1": l1, "d": d_loss}
         metrics |= {f"{edited}_{name}": value.detach() for name, value in values.items()}
 

@@ -24,6 +24,7 @@ from compgan_core.rivals.layers import BatchNorm
 from compgan_core.training.loop import Update
 from compgan_core.training.optim import OptimizerRecipe, Schedule
 from compgan_core.training.runtime import Runtime, over_workers, trainable
+from compgan_core.training.stopwatch import grad
 
 BOTTLENECK = 8  # pixels
 CHUNK = 64  # faces encoded at a time
@@ -188,7 +189,7 @@ class VAEGAN:
             "discriminator": gan,
         }
         gradients = {
-            name: list(torch.autograd.grad(loss, trainable(self.networks[name]), retain_graph=name != "discriminator"))
+            name: list(grad(loss, trainable(self.networks[name]), retain_graph=name != "discriminator"))
             for name, loss in of.items()
         }
         metrics = {"prior": prior, "likelihood": likelihood, "real": real, "fake": fake}

@@ -23,6 +23,7 @@ from compgan_core.training.graphed import graphed
 from compgan_core.training.loop import Trainee, Update, accumulate, arrange, autocast, fit, micro_batches
 from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
 from compgan_core.training.runtime import Runtime, share, trainable
+from compgan_core.training.stopwatch import grad, timed
 
 
 class HeadWeights(BaseModel):
@@ -156,10 +157,14 @@ def train(
 
     compute = graphed(whole, runtime.device)
 
+    def load(samples: np.ndarray) -> Examples:
+        with timed("data"):
+            return source(samples)
+
     def update(step: int) -> Update:
         mine = np.arange(step * schedule.batch, (step + 1) * schedule.batch)[share(runtime, schedule.batch)]
         return accumulate(
-            lambda part: compute(*source(part), to_device(part, runtime.device)),
+            lambda samples: compute(*load(samples), to_device(samples, runtime.device)),
             micro_batches(mine, schedule.micro_batch),
         )
 
@@ -184,7 +189,7 @@ def supervised_update(
             metrics[head] = term.detach()
             metrics[f"{head}_accuracy"] = (outputs.detach().argmax(1) == labels).float().mean()
     parameters = trainable(model)
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    gradients = grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return Update(metrics, {"classifier": list(gradients)})
 
 

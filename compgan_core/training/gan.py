@@ -32,6 +32,7 @@ from compgan_core.training.graphed import graphed
 from compgan_core.training.loop import Trainee, Update, accumulate, arrange, autocast, fit, micro_batches
 from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
 from compgan_core.training.runtime import Runtime, share
+from compgan_core.training.stopwatch import timed
 
 
 class CompGANRecipe(BaseModel):
@@ -142,13 +143,17 @@ def train(
 
     compute = graphed(whole, runtime.device)
 
+    def load(samples: np.ndarray) -> Tuples:
+        with timed("data"):
+            return tuples(samples)
+
     def update(step: int) -> Update:
         start = step * schedule.batch
         mine = np.arange(start, start + schedule.batch)[share(runtime, schedule.batch)]
         ramp: float | torch.Tensor = recipe.ramp(start)
         if runtime.device.type == "cuda":  # where a number would be recorded once and for all
             ramp = torch.full((), recipe.ramp(start), device=runtime.device)
-        return accumulate(lambda part: compute(*tuples(part), ramp), micro_batches(mine, schedule.micro_batch))
+        return accumulate(lambda samples: compute(*load(samples), ramp), micro_batches(mine, schedule.micro_batch))
 
     def after_step(step: int) -> None:
         networks = {name: trainee.engine.module for name, trainee in trainees.items()}
@@ -182,5 +187,6 @@ def compgan_update(
     pose, exp = generator_gradients(
         terms, gan, lambda_, mu, recipe.classifier_scale * ramp, recipe.adversarial_scale * ramp
     )
-    metrics = {name: term.detach() for name, term in terms.items()} | {"discriminator": d.loss}
+    metrics = {name: term.detach() for name, term in terms.items()}
+    metrics |= {"discriminator": d.loss, "d_real": d.real, "d_fake": d.fake}
     return Update(metrics, {"pose": pose, "discriminator": d.gradients} | ({} if gan.shared else {"exp": exp}))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compgan_core.training.loop import Update
+from compgan_core.training.stopwatch import Mark, recording, replaying
 
 Compute = Callable[..., Update]
 
@@ -33,6 +34,7 @@ class _Recording(NamedTuple):
     graph: Any
     inputs: list[Tensor]
     update: Update
+    marks: list[Mark]
 
 
 class _Graphed:
@@ -47,7 +49,8 @@ class _Graphed:
         recording = self._recordings[shapes]
         for static, x in zip(recording.inputs, inputs, strict=True):
             static.copy_(x, non_blocking=True)
-        recording.graph.replay()
+        with replaying(recording.marks):
+            recording.graph.replay()
         return recording.update
 
     def _record(self, inputs: tuple[Tensor, ...]) -> _Recording:
@@ -61,8 +64,8 @@ class _Graphed:
                     self._compute(*static)
             torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph), recording() as marks:
                 update = self._compute(*static)
         finally:
             torch.backends.cudnn.benchmark = chosen
-        return _Recording(graph, static, update)
+        return _Recording(graph, static, update, marks)

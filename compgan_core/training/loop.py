@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,10 +22,12 @@ from torch import Tensor, nn
 from compgan_core.errors import ConfigurationError, DivergenceError
 from compgan_core.training.optim import Schedule
 from compgan_core.training.runtime import Engine, Runtime, load_state, save_state, sub_state
+from compgan_core.training.stopwatch import PARTS, Stopwatch, timed
 
 STATE_FILE = "state.safetensors"
 SETTLE_EVERY = 10
 """Steps after which a loop on a GPU reads metrics, reports, and asks whether to save."""
+PACE_OVER_S = 5.0
 
 
 class Update(NamedTuple):
@@ -65,30 +68,44 @@ def fit(
     """
     step, history, newest = _restore(runtime, trainees)
     log_every = max(1, steps // 200)
-    rate = _Rate(images_per_step)
+    watch = Stopwatch(runtime.device)
+    pace = _Pace(images_per_step, watch)
     ahead = runtime.device.type == "cuda" and not moving
     unread: list[_Row] = []
-    while step < steps:
-        metrics, gradients = update(step)
-        unread.append(_row(runtime, step, metrics, gradients))
-        reading = not ahead or (step + 1) % SETTLE_EVERY == 0 or step + 1 == steps
-        read = _agree(runtime, unread) if reading else []
-        allowed = moving(read[-1].means) if moving else gradients
-        for name, (engine, lr) in trainees.items():
-            if name in gradients and name in allowed:
-                engine.step(gradients[name], lr * schedule.factor(step, steps))
-        step += 1
-        for done, means, _ in read:
-            newest = newest | means
-            if done % log_every == 0 or done == steps:
-                history.append({"step": done, **newest})
-            if runtime.rank == 0:
-                runtime.report(done, steps, {**newest, "images_per_s": rate.after(1)})
-        if step < steps and any(row.save for row in read):
-            _save(runtime, trainees, step, history, newest)
-        if reading:
-            unread = []
-        after_step(step)
+
+    def reads(step: int) -> bool:
+        return not ahead or (step + 1) % SETTLE_EVERY == 0 or step + 1 == steps
+
+    with watch.running():
+        while step < steps:
+            watch.awake = reads(step + 1)  # measured now, read after the next step
+            with timed("forward"):
+                metrics, gradients = update(step)
+            with timed("metrics"):
+                unread.append(_row(runtime, step, metrics, gradients))
+                reading = reads(step)
+                read = _agree(runtime, unread) if reading else []
+                now = pace.after(len(read)) if reading else {}
+            allowed = moving(read[-1].means) if moving else gradients
+            rates = {name: trainee.lr * schedule.factor(step, steps) for name, trainee in trainees.items()}
+            with timed("optimizer"):
+                for name, trainee in trainees.items():
+                    if name in gradients and name in allowed:
+                        trainee.engine.step(gradients[name], rates[name])
+            step += 1
+            now |= {f"lr_{name}": rate for name, rate in rates.items()}
+            for done, means, _ in read:
+                newest = newest | means
+                if done % log_every == 0 or done == steps:
+                    history.append({"step": done, **newest})
+                if runtime.rank == 0:
+                    runtime.report(done, steps, {**newest, **now})
+            if step < steps and any(row.save for row in read):
+                with watch.on_the_host("checkpoint"):
+                    _save(runtime, trainees, step, history, newest)
+            if reading:
+                unread = []
+            after_step(step)
     return history
 
 
@@ -211,15 +228,30 @@ def _restore(runtime: Runtime, trainees: Mapping[str, Trainee]) -> tuple[int, li
     return facts["step"], facts["history"], facts["newest"]
 
 
-class _Rate:
-    """Images per second over the last seconds."""
+class _Moment(NamedTuple):
+    """What had been done by then."""
 
-    def __init__(self, images_per_step: int):
-        self.images_per_step, self.marks = images_per_step, [(time.monotonic(), 0)]
+    at: float
+    steps: int
+    seconds: Counter[str]
 
-    def after(self, steps: int) -> float:
-        now, total = time.monotonic(), self.marks[-1][1] + steps
-        self.marks = [m for m in self.marks if now - m[0] < 5][-500:] or self.marks[-1:]
-        first = self.marks[0]
-        self.marks.append((now, total))
-        return (total - first[1]) * self.images_per_step / max(now - first[0], 1e-9)
+
+class _Pace:
+    """`images_per_s`, and `seconds_<part>` of a step, over the last seconds."""
+
+    def __init__(self, images_per_step: int, watch: Stopwatch):
+        self._images_per_step, self._watch = images_per_step, watch
+        self._moments = deque([_Moment(time.monotonic(), 0, Counter())], maxlen=500)
+
+    def after(self, steps: int) -> dict[str, float]:
+        """So many steps later. On a GPU, what the device was given up to the last mark must be done."""
+        self._watch.read(steps)
+        done = self._moments[-1].steps + steps
+        now = _Moment(time.monotonic(), done, Counter(self._watch.seconds))
+        while len(self._moments) > 1 and now.at - self._moments[0].at > PACE_OVER_S:
+            self._moments.popleft()
+        first = self._moments[0]
+        self._moments.append(now)
+        made = now.steps - first.steps
+        seconds = {f"seconds_{name}": (now.seconds[name] - first.seconds[name]) / made for name in PARTS}
+        return {"images_per_s": made * self._images_per_step / max(now.at - first.at, 1e-9), **seconds}

@@ -13,6 +13,7 @@ from compgan_core.rivals.layers import synchronise
 from compgan_core.training.loop import Trainee, Update, fit
 from compgan_core.training.optim import build
 from compgan_core.training.runtime import Runtime, share
+from compgan_core.training.stopwatch import timed
 
 
 def train(
@@ -32,7 +33,9 @@ def train(
     def update(step: int) -> Update:
         start = step * schedule.batch
         mine = np.arange(start, start + schedule.batch)[share(runtime, schedule.batch)]
-        return rival.update(tuples(mine), mine, step, runtime)
+        with timed("data"):
+            batch = tuples(mine)
+        return rival.update(batch, mine, step, runtime)
 
     steps = schedule.total_steps(n_examples)
     return fit(runtime, trainees, update, schedule, steps, schedule.batch * len(EDITED), moving=rival.moving)

@@ -4,7 +4,8 @@ Fed by events, which are plain dicts so that they can cross processes:
     {"kind": "stage", "name", "fingerprint", "state": "cached" | "running" | "done", "seconds"}
     {"kind": "progress", "step", "steps", "metrics": {name: number}}      of the stage that runs
     {"kind": "log", "message"}
-`seconds` is None while a stage runs. The metric `images_per_s` is shown as the speed, the others as they are.
+`seconds` is None while a stage runs. The metric `images_per_s` is shown as the speed, those of `is_pace` not at all, the
+others as they are.
 """
 
 from __future__ import annotations
@@ -180,7 +181,21 @@ def progress_line(stage: Moving, now: float) -> str:
 
 def metrics_line(stage: Moving) -> str:
     """The newest values by name."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in stage.metrics.items() if name != "images_per_s")
+    return "  ".join(f"{name} {value:.4g}" for name, value in stage.metrics.items() if not is_pace(name))
+
+
+def is_pace(metric: str) -> bool:
+    """Whether it says how the loop runs, not what it learns."""
+    return metric == "images_per_s" or metric.startswith(("seconds_", "lr_"))
+
+
+def parts_line(metrics: Mapping[str, float]) -> str:
+    """`a step 41 ms: backward 55%, forward 38%, data 7%`; nothing if it is not known."""
+    parts = {name.removeprefix("seconds_"): value for name, value in metrics.items() if name.startswith("seconds_")}
+    total = sum(parts.values())
+    shares = [(f"{name} {value / total:.0%}", value) for name, value in parts.items() if value > 0.005 * total > 0]
+    shown = ", ".join(text for text, _ in sorted(shares, key=lambda share: -share[1]))
+    return f"a step {1000 * total:.3g} ms: {shown}" if shown else ""
 
 
 def duration(seconds: float | None) -> str:

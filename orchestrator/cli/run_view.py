@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from orchestrator.cli.progress import STATE_STYLES, duration, progress_line
+from orchestrator.cli.progress import STATE_STYLES, duration, is_pace, parts_line, progress_line
 from orchestrator.monitor.runs import RunHead, StageStatus, Status
 
 SEEN_STYLES = {"running": "yellow", "done": "green", "failed": "red", "interrupted": "red", "lost": "red"}
@@ -114,9 +114,10 @@ class RunView:
         stage = self.status.stages.get(self.status.current)
         if stage is None:
             return []
-        lines = []
+        parts = parts_line(stage.metrics)
+        lines = [Text(parts, "dim")] if parts else []
         for name, value in stage.metrics.items():
-            if name == "images_per_s":  # stands beside the step
+            if is_pace(name):
                 continue
             course = [row[name] for row in self.status.history if name in row]
             lines.append(

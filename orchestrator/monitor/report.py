@@ -121,11 +121,10 @@ def histories(
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> list[Curve]:
-    """One for each metric, losses first, gradient norms last."""
+    """One for each metric, losses first; gradient norms and how the loop runs last."""
     names = [name for name in rows[-1] if name != "step"]
-    return [
-        _curve(name, rows) for name in sorted(names, key=lambda name: (name.startswith("grad_norm"), names.index(name)))
-    ]
+    last = ("grad_norm_", "images_per_s", "lr_", "seconds_")
+    return [_curve(name, rows) for name in sorted(names, key=lambda name: (name.startswith(last), names.index(name)))]
 
 
 def _curve(name: str, rows: Sequence[Mapping[str, float]]) -> Curve:

@@ -32,6 +32,9 @@ GAUGES = {
     "compgan_loss": Metric("A term of the losses, mean over the workers", ("term",)),
     "compgan_accuracy": Metric("Share of the batch that a head reads right", ("head",)),
     "compgan_gradient_norm": Metric("2-norm of a network's gradients before clipping", ("network",)),
+    "compgan_discriminator_score": Metric("Chance of being real that D gives real faces, and faces made", ("faces",)),
+    "compgan_learning_rate": Metric("Base rate of the last update", ("network",)),
+    "compgan_step_seconds": Metric("Seconds of a step by part, mean over the last seconds", ("part",)),
     "compgan_images_per_second": Metric("Images, or edits of Comp-GAN, over the last seconds"),
     "compgan_step": Metric("Updates made"),
     "compgan_steps": Metric("Updates of the whole stage"),
@@ -47,6 +50,11 @@ COUNTERS = {
     "compgan_store_retries_total": Metric("Requests that the store had to be asked again"),
     "compgan_node_cache_hits_total": Metric("Artifacts found on the node"),
     "compgan_node_cache_misses_total": Metric("Artifacts fetched to the node"),
+}
+PREFIXES = {
+    "grad_norm_": ("compgan_gradient_norm", "network"),
+    "lr_": ("compgan_learning_rate", "network"),
+    "seconds_": ("compgan_step_seconds", "part"),
 }
 CHECKPOINTED = ("pretrain", "classifier", "compgan", "judge", "finetune", "head")
 """Stages that save checkpoints, whose age is of interest."""
@@ -113,8 +121,11 @@ def named(metric: str) -> tuple[str, dict[str, str]]:
     """The gauge, and its labels, of a metric as the loops name it."""
     if metric == "images_per_s":
         return "compgan_images_per_second", {}
-    if metric.startswith("grad_norm_"):
-        return "compgan_gradient_norm", {"network": metric.removeprefix("grad_norm_")}
+    for prefix, (name, label) in PREFIXES.items():
+        if metric.startswith(prefix):
+            return name, {label: metric.removeprefix(prefix)}
+    if metric in ("d_real", "d_fake"):
+        return "compgan_discriminator_score", {"faces": metric.removeprefix("d_")}
     if metric.endswith("_accuracy"):
         return "compgan_accuracy", {"head": metric.removesuffix("_accuracy")}
     return "compgan_loss", {"term": metric}

@@ -50,7 +50,8 @@ def running(url: str) -> Iterator[Callable[[dict], None]]:
         for event in (told.stage("pretrain", "done", 700.2), told.stage("compgan", "running"), told.checkpoint(400)):
             tell(event)
         for step in range(0, 420, 20):
-            tell(told.progress(step, images_per_s=312.4, pose_pixel=0.5 / (1 + step), discriminator=1.3))
+            pace = {"images_per_s": 312.4, "lr_pose": 2e-4, "seconds_data": 0.01, "seconds_backward": 0.03}
+            tell(told.progress(step, **pace, pose_pixel=0.5 / (1 + step), discriminator=1.3))
         deadline = time.monotonic() + 10
         while Runs(open_store(url)).status(told.head().id).current != "compgan" and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -98,6 +99,8 @@ def test_the_view_fits_the_terminal_and_follows_the_run_until_a_key_detaches_it(
     assert any(re.match(r"done +pretrain +11:40", line) for line in screen)
     assert any(re.match(r"running +compgan", line) for line in screen)
     assert any("step 400/1000, 312 images/s" in line for line in screen)
+    assert any("a step 40 ms: backward 75%, data 25%" in line for line in screen)
+    assert not any("lr_pose" in line for line in screen)
     (course,) = (line for line in screen if "pose_pixel" in line)
     assert course.endswith("█▁" + "▁" * 19)
     beside = any("pose_pixel" in line and re.match("(cached|done|waiting)", line) for line in screen)

@@ -1,5 +1,7 @@
 """Training: schedules, micro-batches, resuming, and stopping before a bad update."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from compgan_core.errors import ConfigurationError, DivergenceError
 from compgan_core.randomness import seeded, uniform
 from compgan_core.training.loop import Trainee, Update, accumulate, fit, micro_batches
 from compgan_core.training.optim import OptimizerRecipe, ScheduleRecipe, build
-from compgan_core.training.runtime import Local, load_state, over_workers, save_state, share, trainable
+from compgan_core.training.runtime import Local, LocalEngine, load_state, over_workers, save_state, share, trainable
+from compgan_core.training.stopwatch import PARTS, Stopwatch, timed
 
 SCHEDULE = ScheduleRecipe(steps=10, batch=4)
 
@@ -150,3 +153,48 @@ def test_a_network_without_gradients_or_leave_to_move_stays_and_its_last_metrics
     assert moved == pytest.approx({"often": 1.5, "seldom": 0.5, "never": 0}, abs=1e-6)
     assert moves == [row["often"] for row in history]
     assert {row["seldom"] for row in history} == {history[0]["seldom"]}
+
+
+def test_reports_say_where_the_time_of_a_step_goes_and_at_which_rates(tmp_path, monkeypatch):
+    now = 0.0
+
+    def spend(seconds):
+        nonlocal now
+        now += seconds
+
+    class Slow(Local):
+        def save_checkpoint(self, step, write):
+            spend(0.6)
+
+    class SlowEngine(LocalEngine):
+        def step(self, gradients, lr):
+            spend(0.04)
+
+    def update(step):
+        for name, seconds in {"data": 0.02, "backward": 0.03}.items():
+            with timed(name):
+                spend(seconds)
+        spend(0.01)
+        return Update({"loss": torch.zeros(())}, {"net": [torch.zeros(1, 3), torch.zeros(1)]})
+
+    for clock in ("perf_counter", "monotonic"):
+        monkeypatch.setattr(time, clock, lambda: now)
+    net, told = nn.Linear(3, 1), []
+    runtime = Slow(checkpoints=tmp_path, checkpoint_every_steps=6, on_report=lambda *report: told.append(report))
+    fit(runtime, {"net": Trainee(SlowEngine(net, build(net, OptimizerRecipe()), 0), 0.05)}, update, SCHEDULE, 10, 4)
+    last = told[-1][2]  # its own optimizer step is still to come
+    expected = {"data": 0.02, "forward": 0.01, "backward": 0.03, "optimizer": 0.036, "metrics": 0, "checkpoint": 0.06}
+    assert {name: last[f"seconds_{name}"] for name in PARTS} == pytest.approx(expected)
+    assert last["images_per_s"] == pytest.approx(40 / (now - 0.04))
+    assert [metrics["lr_net"] for _, _, metrics in told][5:8] == pytest.approx([0.05, 0.05, 0.0375])
+
+
+def test_time_that_nobody_measures_is_not_measured():
+    with timed("data"):
+        pass
+    watch = Stopwatch(torch.device("cpu"))
+    with watch.running(), timed("forward"), timed("backward"):
+        pass
+    with timed("data"):
+        pass
+    assert set(watch.seconds) == {"forward", "backward"}
