@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -233,7 +233,7 @@ class _Moment(NamedTuple):
 
     at: float
     steps: int
-    seconds: Counter[str]
+    seconds: dict[str, float]
 
 
 class _Pace:
@@ -241,13 +241,13 @@ class _Pace:
 
     def __init__(self, images_per_step: int, watch: Stopwatch):
         self._images_per_step, self._watch = images_per_step, watch
-        self._moments = deque([_Moment(time.monotonic(), 0, Counter())], maxlen=500)
+        self._moments = deque([_Moment(time.monotonic(), 0, dict.fromkeys(PARTS, 0.0))], maxlen=500)
 
     def after(self, steps: int) -> dict[str, float]:
         """So many steps later. On a GPU, what the device was given up to the last mark must be done."""
         self._watch.read(steps)
         done = self._moments[-1].steps + steps
-        now = _Moment(time.monotonic(), done, Counter(self._watch.seconds))
+        now = _Moment(time.monotonic(), done, dict(self._watch.seconds))
         while len(self._moments) > 1 and now.at - self._moments[0].at > PACE_OVER_S:
             self._moments.popleft()
         first = self._moments[0]

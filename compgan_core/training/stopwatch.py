@@ -9,7 +9,6 @@ Events of every step cost 1.5% of a small step, so the loop measures one step in
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,7 +33,7 @@ class Stopwatch:
     """Seconds by part. `running()` makes it the one that `timed` means in this thread."""
 
     def __init__(self, device: torch.device):
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         """Since the beginning; on a GPU, up to the last `read`."""
         self.awake = True
         """Whether a GPU's time is measured; to be changed between two steps."""
@@ -122,7 +121,8 @@ def grad(*arguments: Any, **options: Any) -> tuple[Tensor, ...]:
 @contextmanager
 def recording() -> Iterator[list[Mark]]:
     """While a CUDA graph is captured: its own marks, of the last time that it is launched. Yields them."""
-    watch, marks = _RUNNING.get(), []
+    marks: list[Mark] = []
+    watch = _RUNNING.get()
     if watch is None:
         yield marks
         return

@@ -15,7 +15,20 @@ from typing import Annotated
 import typer
 
 from compgan_core.errors import CompganError
-from orchestrator.cli import cluster, data, demo, doctor, report, reproduce, runs, store, sweep, train, watch
+from orchestrator.cli import (
+    cluster,
+    dashboard,
+    data,
+    demo,
+    doctor,
+    report,
+    reproduce,
+    runs,
+    store,
+    sweep,
+    train,
+    watch,
+)
 
 app = typer.Typer(
     help="Train Comp-GAN on labelled faces in a bucket, on a Ray cluster of any size.",
@@ -33,6 +46,7 @@ app.command()(runs.show)
 app.command()(runs.logs)
 app.command()(watch.watch)
 app.command()(report.report)
+app.command()(dashboard.dashboard)
 app.command()(reproduce.reproduce)
 app.add_typer(data.app, name="data")
 app.add_typer(sweep.app, name="sweep")

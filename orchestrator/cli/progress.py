@@ -4,8 +4,8 @@ Fed by events, which are plain dicts so that they can cross processes:
     {"kind": "stage", "name", "fingerprint", "state": "cached" | "running" | "done", "seconds"}
     {"kind": "progress", "step", "steps", "metrics": {name: number}}      of the stage that runs
     {"kind": "log", "message"}
-`seconds` is None while a stage runs. The metric `images_per_s` is shown as the speed, those of `is_pace` not at all, the
-others as they are.
+`seconds` is None while a stage runs. The metric `images_per_s` is shown as the speed, others of `is_pace` are not
+shown, and losses as they are.
 """
 
 from __future__ import annotations
