@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plan, tell = study.plan(artifacts), Teller()
         runtime = AloneRuntime(artifacts.store, tell, checkpoint_every_s=o.checkpoint_every, device=o.device)
         runtime.recompute = o.recompute
-        make_faces_of(study, plan, artifacts, tell, alone=True)
+        make_faces_of(plan, artifacts, tell, alone=True)
         Worker(plan.to_train, artifacts)(runtime)
         print(json.dumps(outcome(study, plan, study.records(artifacts), tell.seconds)), flush=True)
     except CompganError as error:

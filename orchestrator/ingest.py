@@ -139,11 +139,12 @@ def make_faces(
     on_face: OnFace = lambda count: None,
     address: str | None = None,
     alone: bool = False,
+    supervised: bool = False,
 ) -> Record:
     """The tensor cache of a data set: the one there is, or made now.
 
     dataset: its fingerprint. recipe: `faces_recipe`. alone: in this process, without Ray, however many there are.
-    Raises DataError if the faces left cannot train a Comp-GAN.
+    supervised: they need not be able to train a Comp-GAN. Raises DataError if they must, and cannot.
     """
     made = fingerprint(FACES, VERSION, recipe, {"dataset": dataset})
     if record := artifacts.record(FACES, made):
@@ -154,7 +155,8 @@ def make_faces(
     if recipe["expressions"]:
         labels = labels.filter(pc.is_in(labels["expression"], pa.array(recipe["expressions"], pa.string())))
     names = labels_of(labels)
-    check_trainable(names)
+    if not supervised:
+        check_trainable(names)
     parts: list[DataFile] = []
     files: dict[str, FileEntry] = {}
     wanted, write = [*_parts(head, labels, size)], _WritePixels(artifacts)

@@ -178,7 +178,7 @@ def run_plan(
             if event["kind"] == "stage" and event["state"] == "done":
                 seconds[str(event["fingerprint"])] = float(str(event["seconds"]))
 
-        make_faces_of(study, plan, artifacts, on_event, alone=alone)
+        make_faces_of(plan, artifacts, on_event, alone=alone)
         body = Worker(plan.to_train, artifacts, draws=True)
         if alone:
             from orchestrator.runtime.alone import AloneRuntime

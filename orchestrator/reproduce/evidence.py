@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -46,7 +47,8 @@ class Evidence:
         """A measure of those runs, in percent; of `TABLE_7` on the novel test images."""
         runs = self.runs(task, shots, variant)
         if measure in TABLE_7 and measure != "novel":
-            return {run: self._class_metrics(record)[measure] for run, record in runs.items()}
+            found = {run: self._class_metrics(record)[measure] for run, record in runs.items()}
+            return {run: value for run, value in found.items() if math.isfinite(value)}
         return {run: record.metrics[measure] for run, record in runs.items() if measure in record.metrics}
 
     def hits(self, task: str, shots: int, variant: str, measure: str) -> Hits:

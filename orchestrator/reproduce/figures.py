@@ -65,7 +65,12 @@ def figures_of(evidence: Evidence, directory: Path) -> list[Figure]:
     found += _confusions(evidence, directory)
     study = _first_drawn(evidence)
     if study is None:
-        return [*found, Figure("Figs. 11 to 18", "Generated faces", why="no generator has been trained yet")]
+        return [
+            *found,
+            Figure(
+                "Figs. 11 to 18", "Generated faces", why="no generator has been trained: they come with Tables 4 to 7"
+            ),
+        ]
     records, task = evidence.named(study), study.recipe.split.task
     found.append(_sheets(evidence, directory, "Fig. 11", "Faces edited by Comp-GAN", records, ("pictures",)))
     rivals = tuple(name for name in records if name.startswith("pictures "))

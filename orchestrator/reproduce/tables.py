@@ -202,10 +202,11 @@ def _accuracy(runs: Mapping[Run, Record], printed: float | None, why: str) -> Ce
 
 
 def _cell(evidence: Evidence, task: str, shots: int, variant: str, measure: str, printed: float | None) -> Cell:
-    values = evidence.values(task, shots, variant, measure)
+    values, records = evidence.values(task, shots, variant, measure), evidence.runs(task, shots, variant).values()
     if values:
-        records = tuple(evidence.runs(task, shots, variant).values())
-        return Cell(spread(values), printed, records)
+        return Cell(spread(values), printed, tuple(records))
+    if records:
+        return Cell(None, printed, (), "not defined for the one class that is tested")
     made = evidence.reproduction
     why = made.missing(Key(task, shots, made.seeds[0]), variant)
     return Cell(None, printed, (), why or NOT_YET)

@@ -19,11 +19,11 @@ from compgan_core.training.runtime import Observer, Runtime
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.lease import Lease
 from orchestrator.artifacts.store import Store
+from orchestrator.datasets import Dataset
 from orchestrator.ingest import FACES, make_faces
 from orchestrator.monitor.runs import faces_key
 from orchestrator.runtime.checkpoints import Checkpoints
 from orchestrator.study.stage import Plan, Stage
-from orchestrator.study.study import Study
 
 LEASE_TTL_S = 20.0
 
@@ -42,16 +42,23 @@ class StageRuntime(Runtime, Protocol):
 
 
 def make_faces_of(
-    study: Study, plan: Plan, artifacts: Artifacts, tell: Callable[[dict[str, Any]], object], *, alone: bool = False
+    plan: Plan, artifacts: Artifacts, tell: Callable[[dict[str, Any]], object], *, alone: bool = False
 ) -> None:
-    """Make the tensor cache if the plan says so, telling of it as a worker tells of its stages.
+    """Make the tensor caches that the plan says, telling of them as a worker tells of its stages.
 
     alone: as `make_faces`.
     """
-    stage = next((stage for stage in plan.to_run if stage.kind == FACES), None)
-    if stage is None:
-        return
-    counts, started = study.dataset.counts["expression"], time.monotonic()
+    supervised = all(step.stage.kind != "split" for step in plan.steps)
+    for stage in (stage for stage in plan.to_run if stage.kind == FACES):
+        _make_faces(stage, artifacts, tell, alone, supervised)
+
+
+def _make_faces(
+    stage: Stage, artifacts: Artifacts, tell: Callable[[dict[str, Any]], object], alone: bool, supervised: bool
+) -> None:
+    dataset, started = stage.inputs["dataset"], time.monotonic()
+    assert isinstance(dataset, Dataset)
+    counts = dataset.counts["expression"]
     total = sum(counts[name] for name in stage.recipe["expressions"] or counts)
     facts = {"kind": "stage", "name": stage.name, "fingerprint": stage.fingerprint}
     tell({**facts, "state": "running", "seconds": None})
@@ -59,7 +66,7 @@ def make_faces_of(
     def on_face(count: int) -> None:
         tell({"kind": "progress", "stage": FACES, "step": count, "steps": total, "metrics": {}})
 
-    make_faces(artifacts, study.dataset.fingerprint, stage.recipe, on_face=on_face, alone=alone)
+    make_faces(artifacts, dataset.fingerprint, stage.recipe, on_face=on_face, alone=alone, supervised=supervised)
     tell({**facts, "state": "done", "seconds": time.monotonic() - started})
 
 
