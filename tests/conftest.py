@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import by_hand as cluster_by_hand
 import pytest
 import small_study as small
 import small_sweep
@@ -74,6 +75,13 @@ def bucket(s3: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMPGAN_CACHE", str(cache))
         yield url
+
+
+@pytest.fixture(scope="session")
+def by_hand(bucket: str) -> Iterator[str]:
+    """The dashboard of a cluster that nobody's command started, the same for all tests; it reaches the S3 server."""
+    with cluster_by_hand.cluster() as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

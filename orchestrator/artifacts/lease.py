@@ -29,6 +29,7 @@ from pathlib import Path
 from compgan_core.errors import StorageError
 from orchestrator.artifacts.store import KeyMissing, Store
 
+LEASES = "leases"
 RELEASED = b"released"
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class Lease:
 
     def __init__(self, store: Store, stage: str, fingerprint: str, *, ttl_s: float = 60.0):
         self.store, self.ttl_s = store, ttl_s
-        self._prefix = f"leases/{stage}/{fingerprint}/"
+        self._prefix = f"{LEASES}/{stage}/{fingerprint}/"
         self._turn = 0
         self._overtaken = False
         self._good_until = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import socket
 import subprocess
@@ -10,12 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 DISTRIBUTION = "compgan-orchestrator"
+CODE_VERSION = "COMPGAN_CODE_VERSION"  # set where the code came without its package, as with a submitted job
 LIBRARIES = ("torch", "numpy", "pyarrow", "pillow", "ray", "deepspeed", "pydantic")
 
 
 @cache
 def code_version() -> str:
     """Package version, and the git commit when the code runs from a checkout: `1.0.0+3f2a91c04be7-dirty`."""
+    if told := os.environ.get(CODE_VERSION):
+        return told
     here = Path(__file__)
     tracked = _git(here.parent, "ls-files", "--error-unmatch", here.name)  # not some other checkout around us
     commit = _git(here.parent, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*") if tracked else ""

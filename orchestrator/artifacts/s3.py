@@ -28,7 +28,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from compgan_core.errors import StorageError
 from orchestrator.artifacts.counts import COUNTS
-from orchestrator.artifacts.store import KeyMissing, prove_usable, valid_key
+from orchestrator.artifacts.store import KeyMissing, Stored, prove_usable, valid_key
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -120,12 +120,34 @@ class S3Store:
         return True
 
     def keys(self, prefix: str = "") -> Iterator[str]:
+        return (stored.key for stored in self.objects(prefix))
+
+    def objects(self, prefix: str = "") -> Iterator[Stored]:
         cut = len(self._full(""))
         with self._errors("list", prefix):
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.bucket, Prefix=self._full("") + prefix):
                 for item in page.get("Contents", ()):
-                    yield item["Key"][cut:]
+                    yield Stored(item["Key"][cut:], item["Size"], item["LastModified"].timestamp())
+
+    def unfinished(self) -> Iterator[Stored]:
+        cut = len(self._full(""))
+        with self._errors("list"):
+            pages = self._client.get_paginator("list_multipart_uploads")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=self._full("")):
+                for item in page.get("Uploads", ()):
+                    yield Stored(item["Key"][cut:], 0, item["Initiated"].timestamp(), item["UploadId"])
+
+    def remove(self, stored: Stored) -> None:
+        if not stored.upload:
+            return self.delete(stored.key)
+        place = {"Bucket": self.bucket, "Key": self._full(stored.key), "UploadId": stored.upload}
+        with self._errors("delete", stored.key):
+            try:
+                self._client.abort_multipart_upload(**place)
+            except ClientError as error:
+                if _code(error) != "NoSuchUpload":
+                    raise
 
     def delete(self, key: str) -> None:
         with self._errors("delete", key):

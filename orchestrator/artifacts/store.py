@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
@@ -31,6 +32,18 @@ class KeyMissing(StorageError):
 
     def __init__(self, url: str, key: str):
         super().__init__(f"{url} has no object {key}")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object, or a write that was begun and not finished."""
+
+    key: str
+    size_bytes: int
+    modified: float
+    """Seconds since 1970 by the store's clock, which may not be this machine's."""
+    upload: str = ""
+    """What names the write, if it is one."""
 
 
 class Store(Protocol):
@@ -60,6 +73,15 @@ class Store(Protocol):
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that start with `prefix`, sorted."""
+
+    def objects(self, prefix: str = "") -> Iterator[Stored]:
+        """What `keys` names, with sizes and times."""
+
+    def unfinished(self) -> Iterator[Stored]:
+        """Writes that were begun, by processes that go on or were killed. A size that is unknown is 0."""
+
+    def remove(self, stored: Stored) -> None:
+        """Remove an object, or what there is of a write; no error if it is gone."""
 
     def delete(self, key: str) -> None:
         """Remove an object; no error if there is none."""
@@ -156,6 +178,28 @@ class DirectoryStore:
             walked = os.walk(base, onerror=_unless_gone)
             found = [f"{directory}/{name}"[len(self.url) + 1 :] for directory, _, names in walked for name in names]
         yield from sorted(key for key in found if key.startswith(prefix) and not key.startswith(f"{PARTIAL}/"))
+
+    def objects(self, prefix: str = "") -> Iterator[Stored]:
+        return self._stored(self.keys(prefix))
+
+    def unfinished(self) -> Iterator[Stored]:
+        with self._errors("list", PARTIAL):
+            names = [path.name for path in (self.root / PARTIAL).glob("*")]
+        for stored in self._stored(f"{PARTIAL}/{name}" for name in names):
+            yield replace(stored, upload=stored.key)
+
+    def remove(self, stored: Stored) -> None:
+        with self._errors("delete", stored.key):
+            (self.root / stored.key).unlink(missing_ok=True)
+
+    def _stored(self, keys: Iterable[str]) -> Iterator[Stored]:
+        for key in keys:
+            try:
+                with self._errors("read", key):
+                    about = (self.root / key).stat()
+            except KeyMissing:
+                continue  # it has been removed meanwhile
+            yield Stored(key, about.st_size, about.st_mtime)
 
     def delete(self, key: str) -> None:
         with self._errors("delete", key):

@@ -21,6 +21,7 @@ from orchestrator.cli import (
     data,
     demo,
     doctor,
+    housekeeping,
     report,
     reproduce,
     runs,
@@ -44,6 +45,7 @@ app.command()(demo.demo)
 app.command()(runs.ls)
 app.command()(runs.show)
 app.command()(runs.logs)
+app.command()(runs.stop)
 app.command()(watch.watch)
 app.command()(report.report)
 app.command()(dashboard.dashboard)
@@ -53,6 +55,8 @@ app.add_typer(sweep.app, name="sweep")
 app.add_typer(store.app, name="store")
 app.add_typer(cluster.app, name="cluster")
 app.command()(doctor.doctor)
+app.command()(housekeeping.gc)
+app.command()(housekeeping.repair)
 
 
 @app.callback()

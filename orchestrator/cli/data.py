@@ -12,6 +12,7 @@ import typer
 from orchestrator.cli import data_prepare, data_split, data_synth
 from orchestrator.cli.options import DEFAULT_STORE, Address, Json, Store, open_artifacts, pairs
 from orchestrator.cli.output import Printer
+from orchestrator.cli.remote import is_job_server, run_there
 
 if TYPE_CHECKING:
     from orchestrator.datasets import Dataset
@@ -60,10 +61,16 @@ def import_(
 
     Many faces are read on a Ray cluster, or on a Ray that starts here. The same command goes on where it was stopped.
     """
-    from orchestrator.datasets import import_dataset
+    from orchestrator.datasets import find_dataset, import_dataset
     from orchestrator.ingest import faces_recipe, make_faces
 
     printer, artifacts, chosen = Printer(json), open_artifacts(store), pairs("--option", options)
+    if address and is_job_server(address):
+        _refuse_local(source)
+        run_there(printer, address, artifacts.store, store)
+        dataset = find_dataset(artifacts.store, name)
+        _describe(printer, dataset)
+        return printer.facts(_facts(dataset))
     with counter(printer, "files read") as on_face:
         dataset = import_dataset(
             artifacts, format, source, name, options=chosen, keep_going=keep_going, on_face=on_face, address=address
@@ -150,6 +157,16 @@ def ls(store: Store = DEFAULT_STORE, json: Json = False) -> None:
     columns = ("name", "format", "faces", "identities", "poses", "expressions")
     printer.table(columns, [_row(dataset) for dataset in datasets])
     printer.facts({"store": opened.url, "datasets": [dict(zip(columns, _row(d), strict=True)) for d in datasets]})
+
+
+def _refuse_local(source: str | None) -> None:
+    from compgan_core.errors import ConfigurationError
+
+    if source and "://" not in source and not Path(source).is_absolute():
+        raise ConfigurationError(
+            f"the cluster has no {source}: name a bucket, or the absolute path of a directory that it shares; "
+            "without --address, faces of this machine are read here"
+        )
 
 
 @contextmanager

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from orchestrator.cli.options import DEFAULT_STORE, Address, Json, Seed, Store, open_artifacts
 from orchestrator.cli.output import Printer
+from orchestrator.cli.remote import is_job_server, run_there
+
+if TYPE_CHECKING:
+    from orchestrator.datasets import Dataset
 
 
 def synth(
@@ -35,9 +39,13 @@ def synth(
     Many faces are drawn on a Ray cluster, or on a Ray that starts here.
     """
     from orchestrator.cli.data import counter
+    from orchestrator.datasets import find_dataset
     from orchestrator.drawn import draw_dataset
 
     printer, artifacts = Printer(json), open_artifacts(store)
+    if address and is_job_server(address):
+        run_there(printer, address, artifacts.store, store)
+        return _describe(printer, find_dataset(artifacts.store, name))
     with counter(printer, "faces drawn") as on_face:
         dataset = draw_dataset(
             artifacts,
@@ -51,9 +59,13 @@ def synth(
             on_face=on_face,
             address=address,
         )
+    _describe(printer, dataset)
+
+
+def _describe(printer: Printer, dataset: Dataset) -> None:
     manifest = dataset.manifest
     printer.note(
-        f"{name}: {manifest.kept} faces of {len(manifest.identities)} identities, {len(manifest.expressions)} "
-        f"expressions and {len(manifest.poses)} poses; `orch data show {name} --sheet faces.png` draws some"
+        f"{manifest.name}: {manifest.kept} faces of {len(manifest.identities)} identities, {len(manifest.expressions)} "
+        f"expressions and {len(manifest.poses)} poses; `orch data show {manifest.name} --sheet faces.png` draws some"
     )
     printer.facts({"fingerprint": dataset.fingerprint, "counts": dataset.counts} | manifest.model_dump())

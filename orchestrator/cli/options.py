@@ -62,7 +62,8 @@ Address = Annotated[
     typer.Option(
         "--address",
         envvar="RAY_ADDRESS",
-        help="The Ray cluster, e.g. auto or 10.0.0.1:6379; without it one starts here.",
+        help="The Ray cluster: http://host:8265 (its dashboard) makes the command a job there; "
+        "auto or 10.0.0.1:6379 joins it from one of its nodes. Without it, a Ray starts here.",
     ),
 ]
 

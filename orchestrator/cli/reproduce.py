@@ -25,6 +25,7 @@ from orchestrator.cli.options import (
     pairs,
 )
 from orchestrator.cli.output import Printer
+from orchestrator.cli.remote import is_job_server, run_there
 
 REPORTS = Path(".local/reproductions")
 ALL_TASKS = "ER-SS,ER-FID,ER-ZID,ER-FP,ER-ZP,ER-FE"
@@ -110,7 +111,10 @@ def reproduce(
     if show_plan:
         return printer.facts({"studies": list(studies), "stage_runs": cost})
     failures: dict[str, str] = {}
-    for number, (name, study) in enumerate(studies.items() if not only_report else (), start=1):
+    there = address and is_job_server(address) and plan.to_run and not only_report
+    if address and there:
+        failures |= run_there(printer, address, artifacts.store, store)["failures"]
+    for number, (name, study) in enumerate(() if there or only_report else studies.items(), start=1):
         to_run = study.plan(artifacts)
         if to_run.to_run:
             printer.note(f"study {number} of {len(studies)}: {name}")

@@ -52,7 +52,7 @@ def show(run: Run = None, store: Store = DEFAULT_STORE, json: Json = False) -> N
         "started": when(head.started_at),
         "ran for": duration(head.seconds(status, now)),
         "cost": None if price is None else f"{price:.2f} at {head.price_per_hour:g} an hour",
-        "driver": f"{head.host}, Ray at {head.address}",
+        "driver": f"{head.host}, Ray at {head.address}" + (f", job {head.job}" if head.job else ""),
         "code": head.code_version,
         "workers": "; ".join(f"rank {w.rank}: {w.device} of {w.host}, pid {w.pid}" for w in status.workers),
     }
@@ -68,6 +68,25 @@ def show(run: Run = None, store: Store = DEFAULT_STORE, json: Json = False) -> N
     printer.table(columns, stages)
     printer.note(f"records  {runs.store.url}/{ARTIFACTS}/<stage>/<fingerprint>/record.json")
     printer.facts({"head": head, "status": status, "seen": status.seen(now)})
+
+
+def stop(
+    run: Annotated[str, typer.Argument(help="The id of a run, or its beginning; `orch ls` lists them.")],
+    store: Store = DEFAULT_STORE,
+    json: Json = False,
+) -> None:
+    """Ask a run to end, wherever it runs; what it has done is kept, and the same command resumes it."""
+    from compgan_core.errors import ConfigurationError
+    from orchestrator.monitor.runs import Runs
+
+    printer, runs = Printer(json), Runs(open_artifacts(store).store)
+    head = runs.find(run)
+    state = runs.status(head.id).seen(time.time())
+    if state != "running":
+        raise ConfigurationError(f"run {head.id} does not run: it is {state}; `orch ls` lists those that do")
+    runs.ask_to_stop(head.id)
+    printer.note(f"run {head.id} was asked to stop, and will within seconds")
+    printer.facts({"run": head.id})
 
 
 def logs(

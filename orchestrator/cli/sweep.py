@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from orchestrator.cli.options import (
     DEFAULT_STORE,
     Address,
     CheckpointEvery,
+    Gpu,
     Json,
     Overrides,
     Preset,
@@ -23,6 +25,7 @@ from orchestrator.cli.options import (
     pairs,
 )
 from orchestrator.cli.output import Printer
+from orchestrator.cli.remote import is_job_server, run_there
 
 if TYPE_CHECKING:
     from orchestrator.artifacts.artifacts import Artifacts
@@ -79,6 +82,7 @@ def sweep(
     show_list: Annotated[bool, typer.Option("--list", help="List the sweeps of the store.")] = False,
     preset: Preset = "paper",
     workers: Workers = 1,
+    gpu: Gpu = None,
     zero: Zero = 0,
     overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
@@ -90,7 +94,8 @@ def sweep(
     """Sweep; with nothing but --data and --task, the paper's Sec. 5.4: 0 to 1000 synthesized images, 5 shots, 3 seeds.
 
     The same command resumes; a wider one extends, and runs only what is new. Configurations are chosen by validation
-    rows; the test rows are read once, for the chosen one.
+    rows; the test rows are read once, for the chosen one. With --address http://head:8265 it runs as a job of that
+    cluster; Ctrl-C leaves it running, and the same command attaches to it.
     """
     if context.invoked_subcommand:
         return
@@ -134,7 +139,11 @@ def sweep(
         facts = {"separate": plan.separate, "shared": plan.distinct, "to_run": len(plan.to_run), "seconds": seconds}
         return printer.facts({"sweep": made.head.id, "configurations": configurations, "stage_runs": facts})
     track = tracker(mlflow, made.head) if mlflow else None
-    _run(printer, artifacts, made, settings, trials, (workers, zero, checkpoint_every), address, directory, track)
+    if address and is_job_server(address):
+        run_there(printer, address, artifacts.store, store)
+    else:
+        how = {"num_workers": workers, "use_gpu": gpu, "zero_stage": zero, "checkpoint_every_s": checkpoint_every}
+        _run(printer, artifacts, made, settings, trials, how, address, directory, track)
     _report(printer, artifacts, made.head.id, directory)
 
 
@@ -174,7 +183,7 @@ def _run(
     sweep: Sweep,
     settings: Trials,
     samples: int,
-    workers: tuple[int, int, float],
+    workers: Mapping[str, Any],
     address: str | None,
     directory: Path,
     track: Track | None,
@@ -186,8 +195,7 @@ def _run(
     from orchestrator.sweeps.sweep import read_test_rows, run_shared, run_sweep
 
     artifacts.store.check()
-    num_workers, zero_stage, checkpoint_every_s = workers
-    how = Workers(num_workers=num_workers, zero_stage=zero_stage, checkpoint_every_s=checkpoint_every_s)
+    how = Workers(**workers)
     start_ray(address)
     placement = place_trials(settings, how)
     with watch(printer.console) as on_stage:

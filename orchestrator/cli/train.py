@@ -28,6 +28,7 @@ from orchestrator.cli.options import (
     pairs,
 )
 from orchestrator.cli.output import Printer
+from orchestrator.cli.remote import is_job_server, run_there
 
 if TYPE_CHECKING:
     from orchestrator.artifacts.artifacts import Artifacts
@@ -53,14 +54,19 @@ def train(
 ) -> None:
     """Train Comp-GAN for a task, synthesize faces, and set what they are worth in a table.
 
-    Stages with a record in the store are not run again; the same command resumes what was interrupted.
+    Stages with a record in the store are not run again; the same command resumes what was interrupted. With --address
+    http://head:8265 it runs as a job of that cluster; Ctrl-C leaves it running, and the same command attaches to it.
     """
     printer, artifacts = Printer(json), open_artifacts(store)
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     plan = study.plan(artifacts)
-    seconds = run_plan(
-        printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price, recompute=recompute
-    )
+    if address and plan.to_run and is_job_server(address):
+        told = run_there(printer, address, artifacts.store, store, live=True)
+        seconds = {stage["fingerprint"]: stage["seconds"] for stage in told["stages"]}
+    else:
+        seconds = run_plan(
+            printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price, recompute=recompute
+        )
     report(printer, artifacts, study, plan, seconds)
 
 
@@ -150,9 +156,9 @@ def run_plan(
     artifacts.store.check()
     artifacts = Artifacts(artifacts.store.patient(), artifacts.cache)  # from here on an outage is a pause
     if alone:
-        placed: dict[str, Any] = {"workers": {"num_workers": 1, "zero_stage": 0}, "address": ""}
+        placed: dict[str, Any] = {"workers": {"num_workers": 1, "zero_stage": 0}, "address": "", "job": ""}
     else:
-        from orchestrator.runtime.cluster import Workers, address_of, start_ray
+        from orchestrator.runtime.cluster import Workers, address_of, job_of, start_ray
         from orchestrator.runtime.ray_train import run
 
         settings = Workers(
@@ -163,7 +169,7 @@ def run_plan(
             checkpoint_every_s=checkpoint_every,
         )
         start_ray(address)
-        placed = {"workers": settings.model_dump(), "address": address_of()}
+        placed = {"workers": settings.model_dump(), "address": address_of(), "job": job_of()}
     command = shlex.join(["orch", *sys.argv[1:]])
     head = head_of(study, plan, command=command, price_per_hour=price, **placed)
     printer.note(f"run {head.id}: `orch watch {head.id}` shows it, from any machine")
@@ -205,13 +211,12 @@ def report(printer: Printer, artifacts: Artifacts, study: Study, plan: Plan, sec
         [(row.title, *(row.cell(column) for column in used)) for row in rows],
         title=f"{study.description}: accuracy in %" + (over if draws * tunings > 1 else ""),
     )
-    for line in study.judged(records):
-        printer.note(line)
-    pictures = []
+    lines, pictures = study.judged(records), []
     for name, record in records.items():
         if record.stage == "pictures":
             shown, of = artifacts.fetch(record), name.removeprefix("pictures").strip() or "comp-gan"
             pictures += [str(shown / "faces.png"), str(shown / "curves.png")]
-            printer.note(f"{of + ':':<9}{shown / 'faces.png'} curves.png")
-    printer.note(f"records: {artifacts.store.url}/artifacts")
+            lines.append(f"{of + ':':<9}{shown / 'faces.png'} curves.png")
+    for line in [] if printer.json else [*lines, f"records: {artifacts.store.url}/artifacts"]:
+        printer.note(line)
     printer.facts({**outcome(study, plan, records, seconds), "pictures": pictures})

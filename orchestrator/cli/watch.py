@@ -34,13 +34,14 @@ def watch(
     printer, runs = Printer(), Runs(open_artifacts(store).store)
     head = runs.find(run)
     try:
-        show = _live if printer.console.is_terminal else _plain
+        show = live if printer.console.is_terminal else _plain
         show(printer.console, runs, head, every)
     except KeyboardInterrupt:
         printer.note(f"detached; run {head.id} goes on")
 
 
-def _live(console: Console, runs: Runs, head: RunHead, every: float) -> None:
+def live(console: Console, runs: Runs, head: RunHead, every: float) -> None:
+    """Show a run on a terminal until it has ended. Raises KeyboardInterrupt at q."""
     from rich.live import Live
 
     from orchestrator.cli.run_view import RunView

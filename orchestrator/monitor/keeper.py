@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from compgan_core.errors import StorageError
@@ -24,6 +25,7 @@ from orchestrator.monitor.runs import (
     head_key,
     log_key,
     status_key,
+    stop_key,
 )
 from orchestrator.study import Plan, Study
 
@@ -38,7 +40,14 @@ Event = Mapping[str, Any]
 
 
 def head_of(
-    study: Study, plan: Plan, *, command: str, workers: Mapping[str, Any], address: str, price_per_hour: float | None
+    study: Study,
+    plan: Plan,
+    *,
+    command: str,
+    workers: Mapping[str, Any],
+    address: str,
+    job: str,
+    price_per_hour: float | None,
 ) -> RunHead:
     """The head of a run that begins now."""
     now = time.time()
@@ -63,6 +72,7 @@ def head_of(
         ),
         workers=dict(workers),
         address=address,
+        job=job,
         host=host(),
         code_version=code_version(),
         started_at=now,
@@ -85,7 +95,7 @@ def keep(
     try:
         yield keeper.take
     except BaseException as error:
-        keeper.end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed", str(error))
+        keeper.end("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed", str(error))
         raise
     keeper.end("done")
 
@@ -144,7 +154,7 @@ class _Keeper:
         self._lines: list[LogLine] = []
         self._dropped = self._chunks = 0
         self._lock, self._soon, self._ended = threading.Lock(), threading.Event(), threading.Event()
-        self._warned = False
+        self._warned = self._stopping = False
 
     def take(self, event: Event) -> None:
         now = time.time()
@@ -178,9 +188,18 @@ class _Keeper:
     def _write_on(self) -> None:
         while not self._ended.is_set():
             self._write()
+            self._heed()
             if self._soon.wait(WRITE_EVERY_S):
                 self._ended.wait(SOON_S)
                 self._soon.clear()
+
+    def _heed(self) -> None:
+        """End the run, as Ctrl-C would, if somebody asked for it."""
+        with suppress(StorageError):
+            if not self._stopping and self.store.exists(stop_key(self.head.id)):
+                self._stopping = True
+                self.warn(f"somebody asked run {self.head.id} to stop")
+                _thread.interrupt_main()  # a signal would not arrive: Ray blocks SIGINT in the drivers of jobs
 
     def _write(self) -> None:
         with self._lock:

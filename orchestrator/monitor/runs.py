@@ -3,6 +3,7 @@
     runs/<id>/head.json          create-only: what was asked for
     runs/<id>/status.json        overwritten every few seconds by whoever drives the run; its age is a heartbeat
     runs/<id>/log/<n>.jsonl      lines of the log, a new object whenever there are new lines
+    runs/<id>/stop               somebody asked it to end
 
 A watcher only reads. Ids begin with the time, so that their order is that of the runs.
 """
@@ -56,6 +57,8 @@ class RunHead(_Entry):
     stages: tuple[PlannedStage, ...]
     workers: dict[str, Any]
     address: str
+    job: str = ""
+    """The job of Ray's job server that drives it, if one does."""
     host: str
     code_version: str
     started_at: float
@@ -170,6 +173,14 @@ class Runs:
             raise ConfigurationError(f"no run {prefix or ''!r}; {others}")
         return self.head(found[0])
 
+    def of_job(self, job: str) -> RunHead | None:
+        """The run that a job drives, if it is among the newest."""
+        return next((head for head in map(self.head, self.ids()[:10]) if head.job == job), None)
+
+    def ask_to_stop(self, id_: str) -> None:
+        """Its driver looks for this every few seconds."""
+        self.store.put_bytes(stop_key(id_), b"{}")
+
     def head(self, id_: str) -> RunHead:
         return self._read(RunHead, head_key(id_))
 
@@ -232,6 +243,10 @@ def head_key(id_: str) -> str:
 
 def status_key(id_: str) -> str:
     return f"{RUNS}/{id_}/status.json"
+
+
+def stop_key(id_: str) -> str:
+    return f"{RUNS}/{id_}/stop"
 
 
 def log_key(id_: str, number: int) -> str:

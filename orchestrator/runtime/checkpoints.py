@@ -18,6 +18,8 @@ from compgan_core.errors import StorageError
 from orchestrator.artifacts.artifacts import FileEntry, RelativePath, sha256_of
 from orchestrator.artifacts.store import KeyMissing, Store
 
+CHECKPOINTS = "checkpoints"
+
 
 class Checkpoint(BaseModel, frozen=True, extra="forbid"):
     """A complete checkpoint: where its files lie in the store, by the names they were written under."""
@@ -34,7 +36,7 @@ class Checkpoints:
     """The acknowledged checkpoints of one stage."""
 
     def __init__(self, store: Store, stage: str, fingerprint: str):
-        self.store, self._prefix = store, f"checkpoints/{stage}/{fingerprint}/"
+        self.store, self._prefix = store, f"{CHECKPOINTS}/{stage}/{fingerprint}/"
 
     def acknowledge(self, checkpoint: Checkpoint, keep: int) -> None:
         """From here on it exists, and of the older ones only the newest `keep - 1`.

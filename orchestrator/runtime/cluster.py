@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
@@ -12,7 +13,9 @@ from typing import Any
 import ray
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ray import ActorID, PlacementGroupID
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.dashboard.modules.job.common import JOB_ID_METADATA_KEY
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from compgan_core.errors import CapacityError
@@ -85,6 +88,12 @@ def start_ray(
 def address_of() -> str:
     """The cluster that this process is connected to, as host:port."""
     return str(ray.get_runtime_context().gcs_address)
+
+
+def job_of() -> str:
+    """The job of Ray's job server that this process drives; empty if it was not submitted."""
+    told = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR, "{}"))
+    return str(told.get("metadata", {}).get(JOB_ID_METADATA_KEY, ""))
 
 
 def resources_per_worker(workers: Workers) -> Resources:

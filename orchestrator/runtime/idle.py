@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from compgan_core.errors import CapacityError
+from orchestrator.runtime.submit import JobServer
 
 
 def idle_minutes(address: str) -> float:
@@ -15,13 +15,8 @@ def idle_minutes(address: str) -> float:
     address: of the dashboard, e.g. http://127.0.0.1:8265. Raises CapacityError if nobody answers there.
     """
     import psutil
-    from ray.job_submission import JobSubmissionClient
 
-    try:
-        jobs = JobSubmissionClient(address).list_jobs()
-    except (ConnectionError, RuntimeError) as error:
-        raise CapacityError(f"no Ray dashboard answers at {address}: {str(error).splitlines()[0]}") from error
-    return idle_since(jobs, psutil.boot_time(), time.time())
+    return idle_since(JobServer(address).jobs(), psutil.boot_time(), time.time())
 
 
 def idle_since(jobs: Iterable[Any], start: float, now: float) -> float:

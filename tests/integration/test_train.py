@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import shutil
-import socket
 import subprocess
-import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import small_study as small
-import yaml
+from by_hand import free_ports
 
 from orchestrator.artifacts.store import open_store
 from orchestrator.store_server import StoreServer
@@ -78,59 +73,34 @@ def test_two_workers_with_zero_2_make_the_same_stages(ray_cluster: None, bucket:
 
 
 def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_would_have_made(
-    trained: dict, bucket: str
+    trained: dict, bucket: str, by_hand: str
 ) -> None:
-    """What `ray up cluster/local.yaml` runs, on ports and in a directory of its own; then `ray job submit`."""
-    directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    """`ray job submit` on what `ray up cluster/local.yaml` runs."""
     environment = os.environ | {"PATH": f"{small.ORCH.parent}:{os.environ['PATH']}"}
-    start = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())["head_start_ray_commands"][-1]
-    ports = dict(zip(("6379", "8265", "52375"), free_ports(3), strict=True))
-    assert set(re.findall("|".join(ports), start)) == set(ports)
-    start = (
-        re.sub("|".join(ports), lambda port: str(ports[port[0]]), start)
-        + f" --num-cpus=2 --temp-dir={directory} --block"
-    )
-    head = subprocess.Popen(
-        ["bash", "-c", start], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    address, stranger = f"http://127.0.0.1:{ports['8265']}", environment | {"RAY_AUTH_MODE": "disabled"}
+    stranger = environment | {"RAY_AUTH_MODE": "disabled"}
 
     def submit(env: dict[str, str], *entry: str) -> subprocess.CompletedProcess[str]:
-        command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *entry]
+        command = ["ray", "job", "submit", "--address", by_hand, "--working-dir", ".", "--", *entry]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
-    try:
-        options = small.options(bucket, **small.LONG, **{"finetune.novel_share": "0.3", "variants": '["plain"]'})
-        for _ in range(30):  # Ray's dashboard, and the agent that starts jobs, come up some time after `ray start`
-            done = submit(environment, "python", "jobs/train_compgan.py", *options, "--json")
-            if not re.search("No available agent|Failed to connect|Connection refused", done.stderr):
-                break
-            assert head.poll() is None, "Ray's head node has ended"
-            time.sleep(1)
-        assert done.returncode == 0, done.stdout + done.stderr
-        refused = submit(stranger, "true")
-        assert refused.returncode != 0 and "authentication is enabled" in refused.stderr
-        assert small.orch("cluster", "idle", "--minutes", "0", "--address", address).returncode == 0
-        assert small.orch("cluster", "idle", "--minutes", "9", "--address", address).returncode == 1
-    finally:
-        head.terminate()
-        head.wait(60)
-        shutil.rmtree(directory, ignore_errors=True)
-    assert small.orch("cluster", "idle", "--address", address).returncode == 4  # a worker, where no dashboard is
+    options = small.options(bucket, **small.LONG, **{"finetune.novel_share": "0.3", "variants": '["plain"]'})
+    for _ in range(30):  # the agent that starts jobs comes up some time after Ray's dashboard
+        done = submit(environment, "python", "jobs/train_compgan.py", *options, "--json")
+        if "No available agent" not in done.stderr:
+            break
+        time.sleep(1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    refused = submit(stranger, "true")
+    assert refused.returncode != 0 and "authentication is enabled" in refused.stderr
+    assert small.orch("cluster", "idle", "--minutes", "0", "--address", by_hand).returncode == 0
+    assert small.orch("cluster", "idle", "--minutes", "9", "--address", by_hand).returncode == 1
+    (port,) = free_ports(1)
+    nowhere = f"http://127.0.0.1:{port}"
+    assert small.orch("cluster", "idle", "--address", nowhere).returncode == 4  # a worker, where no dashboard is
     line = next(text for text in done.stdout.splitlines() if re.match(r'\{"study"', text))
     plan = small.facts(small.orch("plan", *options, "--json"))
     assert {s["fingerprint"] for s in json.loads(line)["stages"]} == {s["fingerprint"] for s in plan["stages"]}
     assert {s["state"] for s in plan["stages"]} == {"cached"}
-
-
-def free_ports(count: int) -> list[int]:
-    """Below those that the system hands out by itself, and so to the other servers of a Ray that starts."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = random.randrange(20_000, 32_768)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            found.add(port)
-    return [*found]
 
 
 @pytest.mark.parametrize(

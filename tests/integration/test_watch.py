@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Callable, Iterator
-from fcntl import ioctl
 from pathlib import Path
 
-import pyte
 import pytest
 import small_study as small
+from terminal import Terminal
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 import run_ledger as told
@@ -56,35 +50,6 @@ def running(url: str) -> Iterator[Callable[[dict], None]]:
         while Runs(open_store(url)).status(told.head().id).current != "compgan" and time.monotonic() < deadline:
             time.sleep(0.05)
         yield tell
-
-
-class Terminal:
-    """A process on a terminal of some size, and what stands on its screen."""
-
-    def __init__(self, columns: int, lines: int, *command: str):
-        self.screen = pyte.Screen(columns, lines)
-        self._stream, (self._ours, theirs) = pyte.ByteStream(self.screen), pty.openpty()
-        ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
-        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
-        os.close(theirs)
-
-    def until(self, pattern: str, seconds: float = 20) -> list[str]:
-        """The lines of the screen once they match, and nothing more is being written."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if select.select([self._ours], [], [], 0.1)[0]:
-                try:
-                    self._stream.feed(os.read(self._ours, 65536))
-                    continue
-                except OSError:  # Linux says so when the process has ended
-                    pass
-            if re.search(pattern, "\n".join(self.screen.display)):
-                return [line.rstrip() for line in self.screen.display]
-        raise AssertionError("\n".join(self.screen.display))
-
-    def press(self, key: str) -> None:
-        os.write(self._ours, key.encode())
 
 
 @pytest.mark.parametrize(("columns", "lines"), [(80, 24), (200, 60)])
@@ -155,3 +120,15 @@ def test_ls_show_and_logs_say_what_the_ledger_holds(running: Callable[[dict], No
     assert [json.loads(line)["message"] for line in lines] == ["hello"]
     assert small.orch("logs", "--store", url, "--stage", "compgan", "--rank", "1").stdout == ""
     assert small.orch("watch", "nosuch", "--store", url).returncode == 2
+
+
+def test_a_run_that_is_asked_to_stop_ends_as_if_interrupted(url: str) -> None:
+    store = open_store(url)
+    with pytest.raises(KeyboardInterrupt), keep(store, told.head()):
+        assert small.orch("stop", told.head().id, "--store", url).returncode == 0
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            time.sleep(0.1)  # as a driver does, which looks for events
+    assert Runs(store).status(told.head().id).state == "interrupted"
+    again = small.orch("stop", told.head().id, "--store", url)
+    assert again.returncode == 2 and "does not run: it is interrupted" in again.stderr
