@@ -7,6 +7,7 @@ One of several workers starts a Ray Train run, whose workers hold the resources;
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -122,6 +123,7 @@ def run_trials(
 
     Raises ConfigurationError if Optuna is asked for and not installed.
     """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # or Tune prints a banner, whatever its verbosity
     alone = placement.workers.num_workers == 1
     holds = placement.resources if alone else {HEAD_NODE: 0.001}  # as the driver does, it waits on the head node
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
