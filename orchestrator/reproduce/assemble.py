@@ -41,9 +41,10 @@ def _facts(made: Reproduction) -> list[str]:
     if study:
         r = study.recipe
         seeds = len(made.seeds)
+        each = "each " if seeds > 1 else ""
         found.append(
-            f"{seeds} seed{'s' * (seeds > 1)}, each with a split and generators of its own; {r.draws} draw"
-            f"{'s' * (r.draws > 1)} of the shots a seed and {r.tunings} fine-tuning{'s' * (r.tunings > 1)} a draw. "
+            f"{seeds} seed{'s' * (seeds > 1)}, {each}with a split and generators of its own; {r.draws} "
+            f"draw{'s' * (r.draws > 1)} of the shots a seed and {r.tunings} fine-tuning{'s' * (r.tunings > 1)} a draw. "
             + (
                 "Intervals are over the seeds' means."
                 if seeds > 1

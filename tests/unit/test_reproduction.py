@@ -1,0 +1,129 @@
+"""Which studies the paper's tables need, what they share, and what the data do not allow. Nothing is computed here."""
+
+import json
+
+import pytest
+from test_study import dataset
+
+from compgan_core.errors import ConfigurationError
+from compgan_core.losses import Weights
+from orchestrator.artifacts.artifacts import Artifacts
+from orchestrator.artifacts.node_cache import NodeCache
+from orchestrator.artifacts.store import open_store
+from orchestrator.reproduce.paper import TASKS
+from orchestrator.reproduce.reproduction import Key, make_reproduction
+from orchestrator.reproduce.supervised import public_lightcnn
+from orchestrator.study import SharedPlan, study_of
+
+POSES = ("front", "half_left", "half_right")
+
+
+def made(data=None, tables=(4, 5, 6, 7), tasks=TASKS, seeds=1, shots=1, overrides=None, **more):
+    options = {"preset": "tiny", "tables": tables, "tasks": tasks, "seeds": seeds, "shots": shots}
+    return make_reproduction(data or dataset(POSES), **options, overrides=overrides or {}, **more)
+
+
+def test_there_is_a_study_for_each_task_number_of_shots_and_seed_and_controls_are_in_every_one():
+    found = made(seeds=2)
+    shots = {key.task: [] for key in found.studies}
+    for key in found.studies:
+        shots[key.task] += [key.shots] * (key.seed == 0)
+    few = {"ER-FID": [1], "ER-FP": [1, 3, 5], "ER-FE": [1, 3, 5]}  # of each person there are two faces
+    assert shots == {task: few.get(task, [0]) for task in TASKS}
+    assert "has only 2 faces" in found.missing(Key("ER-FID", 3, 0), "plain")
+    for key, study in found.studies.items():
+        controls = {"degraded", "mirrored", "oracle"} & set(study.recipe.variants)
+        pose, novel = key.task in ("ER-FP", "ER-ZP"), key.task != "ER-SS"
+        assert controls == {"degraded"} | ({"mirrored"} if pose else set()) | ({"oracle"} if novel else set())
+        assert study.extras == (key.seed == 0)
+    assert "attgan" in found.studies[Key("ER-FE", 1, 0)].recipe.variants
+    assert "attgan" not in found.studies[Key("ER-FE", 3, 0)].recipe.variants
+
+
+def test_every_stage_is_that_of_orch_train_so_a_reproduction_takes_over_what_there_is():
+    settings = {"draws": "2", "tunings": "2"}
+    ours = made(tables=(5,), tasks=("ER-FE",), shots=5, overrides=settings).studies[Key("ER-FE", 5, 0)]
+    rows = json.dumps(["exp", "plain", "compgan"])
+    theirs = study_of(dataset(POSES), "tiny", "ER-FE", 5, 0, settings | {"variants": rows})
+    assert {s.fingerprint for s in theirs.stages} <= {s.fingerprint for s in ours.stages}
+
+
+def test_generators_are_trained_once_for_all_shots_and_for_both_tasks_of_a_pair(tmp_path):
+    found = made()
+    artifacts = Artifacts(open_store(tmp_path / "store"), NodeCache(tmp_path / "cache"))
+    plan = SharedPlan([*found.everything.values()], artifacts)
+    kinds = [stage.kind for stage in plan.to_run.values()]
+    assert (kinds.count("compgan"), kinds.count("rival"), kinds.count("judge")) == (4, 16, 4)
+    assert plan.distinct == len(plan.to_run) < plan.separate
+
+
+def test_what_the_data_do_not_allow_is_left_out_and_says_why():
+    found = made(dataset(("bird", "half_left", "half_right")))
+    assert "front" not in found.studies[Key("ER-SS", 0, 0)].recipe.variants
+    assert "turned to the pose 'front'" in found.missing(Key("ER-SS", 0, 0), "front")
+    assert found.missing(Key("ER-SS", 0, 0), "oracle") == "ER-SS has no novel category"
+    assert found.missing(Key("ER-SS", 0, 0), "plain") == ""
+    some = made(tasks=("ER-SS",))
+    assert some.missing(Key("ER-FE", 1, 0), "plain") == "ER-FE was not asked for"
+
+
+def test_an_ablation_leaves_one_loss_out_of_both_generators_and_shares_all_but_the_generators():
+    found = made(tables=(5,), tasks=("ER-FE",), ablations=True)
+    assert len(found.ablated) == len(Weights.model_fields) + 1
+    whole = {stage.fingerprint for stage in found.studies[Key("ER-FE", 1, 0)].stages}
+    study = found.ablated["without con loss"]
+    assert (study.recipe.lambda_.con, study.recipe.mu.con, study.recipe.lambda_.exp) == (0, 0, 20)
+    assert {s.kind for s in study.stages if s.fingerprint not in whole} == {"compgan", "quality", "pictures"}
+
+
+def other(name, **more):
+    made_of = dataset(**more)
+    return made_of.model_copy(
+        update={
+            "fingerprint": name.ljust(20, "0"),
+            "manifest": made_of.manifest.model_copy(update={"name": name, "format": name}),
+        }
+    )
+
+
+def test_supervised_runs_have_the_papers_settings_and_start_from_what_they_should():
+    others = {"fer2013": other("fer2013", poses=()), "jaffe": other("jaffe", poses=())}
+    found = made(tables=(2, 3), others=others, before=other("celeba", expressions=())).supervised
+    assert [*found] == [
+        "pre-training on celeba, seed 0",
+        "supervised on faces, seed 0",
+        "supervised on fer2013, seed 0",
+        "supervised on jaffe, seed 0",
+    ]
+    first, own, fer, jaffe = found.values()
+    settings = [(s.training.optimizer.lr, s.training.schedule.batch, s.split.method) for s in (own, fer, jaffe)]
+    assert settings == [(0.01, 128, "random"), (2e-3, 64, "partition"), (5e-4, 32, "one_each")]
+    assert first.split.of == "identity" and first.training.heads.identity == 1 and not first.training.heads.expression
+    starts = {s.dataset.manifest.name: s.rows["pretrained"].inputs["pretrained"] for s in (own, fer, jaffe)}
+    assert starts["faces"].fingerprint == first.rows["scratch"].fingerprint
+    assert starts["fer2013"].fingerprint == starts["jaffe"].fingerprint == own.rows["scratch"].fingerprint
+    for study in found.values():
+        names = [stage.fingerprint for stage in study.stages]
+        assert all(
+            names.index(i.fingerprint) < names.index(s.fingerprint) for s in study.stages for i in s.stage_inputs()
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tables": (4, 9)}, "no table 9 of results: choose from 2, 3, 4, 5, 6, 7"),
+        ({"tasks": ("ER-FX",)}, "no task 'ER-FX'"),
+        ({"overrides": {"variants": "[]"}}, "leave --set variants out"),
+        ({"overrides": {"no.key": "1"}}, "no key 'no.key'"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_runs(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        made(**options)
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
+    artifacts = Artifacts(open_store(tmp_path / "store"), NodeCache(tmp_path / "cache"))
+    with pytest.raises(ConfigurationError, match="neither a data set of this store nor a file"):
+        public_lightcnn(artifacts, tmp_path / "absent.pth.tar", "tiny", {})
