@@ -5,6 +5,7 @@ lightcnn  a training step of LightCNN-29v2 at 128 x 128, float32 and bfloat16, a
 training  whole loops on faces of noise; on a GPU, beside the same loops launched kernel by kernel
 roofline  FLOP, bytes and time of a step by part, beside a matrix product and a copy of the same machine
 ray       images/s of the Comp-GAN loop under Ray Train + DeepSpeed, one worker, against the same loop bare
+watching  processor time of the Comp-GAN loop while it is watched, against the same loop unwatched, in turns
 reads     the images of Algorithm 1's tuples, at random: the tensor cache against a folder of JPEG files
 ingest    220,000 faces from a tar into a store, and their tensor cache: faces/s a core, and peak memory; minutes
 orchestra seconds of `orch --help`, of planning 10,000 stages, and of `orch train` beside its stages
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data, orchestra, ray_overhead, roofline, step, sweep, training
+from benchmarks import data, orchestra, ray_overhead, roofline, step, sweep, training, watching
 from benchmarks.timing import Figure
 
 BENCHMARKS: dict[str, Callable[[torch.device, int], list[Figure]]] = {
@@ -34,6 +35,7 @@ BENCHMARKS: dict[str, Callable[[torch.device, int], list[Figure]]] = {
     "training": training.training,
     "roofline": roofline.roofline,
     "ray": ray_overhead.ray,
+    "watching": watching.watching,
     "reads": data.reads,
     "ingest": data.ingest,
     "orchestra": orchestra.orchestra,

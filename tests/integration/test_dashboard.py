@@ -1,4 +1,4 @@
-"""`orch dashboard`: a real Prometheus; nothing at all; and what a Grafana would be told."""
+"""`orch dashboard`: a real Prometheus; nothing at all; what a Grafana would be told. And Ray's own, in a browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -18,6 +19,7 @@ import small_study as small
 import yaml
 
 pytestmark = pytest.mark.integration
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def free_ports(count: int) -> list[int]:
@@ -126,3 +128,45 @@ def test_a_grafana_is_told_of_prometheus_and_of_the_dashboards(tmp_path: Path) -
 def test_a_remote_cluster_is_a_tunnel() -> None:
     said = small.orch("dashboard", "--ssh", "ubuntu@head").stdout
     assert "ssh -N -L 8265:127.0.0.1:8265 -L 9090:127.0.0.1:9090 -L 3000:127.0.0.1:3000 ubuntu@head" in said
+
+
+RUN = """
+import sys
+import ray
+import toy_training as toy
+from functools import partial
+from orchestrator.artifacts.store import open_store
+from orchestrator.runtime.cluster import Workers
+from orchestrator.runtime.ray_train import run
+
+temporary, store = sys.argv[1:]
+here = ray.init("local", num_cpus=2, include_dashboard=True, dashboard_port=0, _temp_dir=temporary, log_to_driver=False)
+tell = lambda event: print(here.dashboard_url, flush=True) if event["kind"] == "progress" else None
+run(partial(toy.train, pause_s=5), name="looked-at", workers=Workers(), store=open_store(store), on_event=tell)
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
+def test_rays_dashboard_shows_a_run_in_a_browser(tmp_path: Path) -> None:
+    """Without the token, which a person types in once."""
+    temporary = tempfile.mkdtemp(prefix="r", dir="/tmp")  # Unix sockets in it allow 107 bytes
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": paths}
+    command = [sys.executable, "-c", RUN, temporary, str(tmp_path / "store")]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert driver.stdout is not None
+        url = driver.stdout.readline().strip()
+        for page, expected in (("actors", ("RayTrainWorker", "Mailbox", "ALIVE")), ("jobs", ("RUNNING", "Job List"))):
+            options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+            options += [f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=15000"]
+            shown = subprocess.run(
+                [str(CHROMIUM), *options, f"http://{url}/#/{page}"], capture_output=True, text=True, timeout=120
+            )
+            assert "CONSOLE" not in shown.stderr, shown.stderr
+            for text in expected:
+                assert text in shown.stdout, (page, text)
+    finally:
+        driver.send_signal(signal.SIGINT)
+        driver.communicate(timeout=120)
+        shutil.rmtree(temporary, ignore_errors=True)

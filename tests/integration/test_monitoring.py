@@ -25,6 +25,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from compgan_core.errors import DivergenceError
 from compgan_core.training.stopwatch import PARTS
 from orchestrator.artifacts.store import open_store
+from orchestrator.monitor.runs import Runs
 
 MONITORING = Path(__file__).parents[2] / "cluster/monitoring"
 DASHBOARDS = sorted((MONITORING / "grafana").glob("*.json"))
@@ -133,14 +134,37 @@ def _with(expression: str, variables: Mapping[str, str]) -> str:
     return expression
 
 
-def test_a_real_run_fills_every_panel_of_its_dashboard(
+class Watchers(threading.Thread):
+    """One attaches as soon as there is a run, and is killed; the next one stays, and its last line is `last`."""
+
+    def __init__(self, store: str):
+        super().__init__(daemon=True)
+        self.store, self.last = store, ""
+        self.killed = False
+
+    def run(self) -> None:
+        while not Runs(open_store(self.store)).ids():
+            time.sleep(0.2)
+        command = [small.ORCH, "watch", "--store", self.store, "--every", "0.2"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+            assert first.stdout is not None
+            self.killed = any(line.startswith("compgan: running") for line in first.stdout)
+            first.kill()
+        self.last = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()[-1]
+
+
+def test_a_real_run_fills_every_panel_of_its_dashboard_and_watchers_come_and_go(
     query: Query, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMPGAN_CACHE", str(drawn / "cache"))
     store = shutil.copytree(drawn / "store", tmp_path / "store")
     options = small.options(str(store), **{"compgan.schedule.steps": "120", "variants": '["plain"]'})
+    watchers = Watchers(str(store))
+    watchers.start()
     with Looking(query, "run", run=".*-er-fe-.*") as run, Looking(query, "cluster") as cluster:
         small.facts(small.orch("train", *options, "--checkpoint-every", "2", "--json"))
+    watchers.join(WAIT_S)
+    assert watchers.killed and watchers.last.endswith(": done")
     assert run.empty == {"Store: requests asked again"}  # the store of this test never fails
     assert cluster.empty <= {"GPU", "GPU memory used", "Alerts"}
     for rule in ALERTS:

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 import run_ledger as told
+import sweep_records as sweeps
 
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.node_cache import NodeCache
@@ -27,30 +30,43 @@ from orchestrator.monitor.keeper import keep
 from orchestrator.monitor.report import FRAMES, write_report
 from orchestrator.monitor.runs import RunHead, faces_key
 from orchestrator.monitor.tensorboard import write_tensorboard
+from orchestrator.sweeps.findings import Findings
+from orchestrator.sweeps.ledger import TestTable
+from orchestrator.sweeps.report import write_report as write_sweep_report
 
 pytestmark = pytest.mark.integration
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+SCREENS = [(1280, False), (390, True)]
+FIELDS = ("lambda.exp", "mu.con", "mu.exp")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
 STEPS, LABELS = 10_000, [f"expression {i}" for i in range(54)]
 PROBE = """
 <script>
 addEventListener("load", () => {
   const slider = document.getElementById("slider"), frame = document.getElementById("frame");
-  const before = frame.src, found = {loaded: [...document.images].every(i => i.complete && i.naturalWidth > 0)};
-  slider.value = 0;
-  slider.dispatchEvent(new Event("input"));
-  found.moved = frame.src !== before;
-  found.step = document.getElementById("step").textContent;
+  const found = {loaded: [...document.images].every(i => i.complete && i.naturalWidth > 0)};
+  if (slider) {
+    const before = frame.src;
+    slider.value = 0;
+    slider.dispatchEvent(new Event("input"));
+    found.moved = frame.src !== before;
+    found.step = document.getElementById("step").textContent;
+  }
   document.querySelectorAll("details").forEach(d => d.open = true);
-  const rgb = text => text.match(/[\\d.]+/g).map(Number);
+  const rgb = text => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+    return text.startsWith("color") ? [255 * r, 255 * g, 255 * b, a] : [r, g, b, a]; };
   const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-  const paper = rgb(getComputedStyle(document.body).backgroundColor).slice(0, 3);
-  found.paper = paper;
+  const over = (top, below) => top.slice(0, 3).map((v, i) => v * top[3] + below[i] * (1 - top[3]));
+  const behind = e => { const own = rgb(getComputedStyle(e).backgroundColor);
+    return own[3] === 1 || !e.parentElement ? own.slice(0, 3) : over(own, behind(e.parentElement)); };
+  found.paper = behind(document.body);
   found.contrast = Math.min(...[...document.querySelectorAll("body *:not(script):not(svg *)")]
     .filter(e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()))
-    .map(e => { const a = light(rgb(getComputedStyle(e).color).slice(0, 3)), b = light(paper);
+    .map(e => { const paper = behind(e), a = light(over(rgb(getComputedStyle(e).color), paper)), b = light(paper);
       return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); }));
   found.overflow = document.documentElement.scrollWidth - innerWidth;
+  found.shades = new Set([...document.querySelectorAll(".matrix td")].map(e => `${behind(e)}`)).size;
   found.opened_ms = performance.timing.domContentLoadedEventEnd - performance.timing.navigationStart;
   const out = document.createElement("pre");
   out.id = "probe";
@@ -125,24 +141,55 @@ def test_curves_keep_their_first_and_last_value_and_their_range() -> None:
     assert curve.path.count("L") <= POINTS + 1
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs a browser: apt-get install chromium")
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
-def test_in_a_browser_the_slider_moves_pictures_load_and_text_can_be_read(
-    page: Path, tmp_path: Path, width: int, dark: bool
-) -> None:
-    probed = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def sweep_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of 64 trials over three fields, three seeds each, with a reading of the test rows."""
+    choices = ("0", "5", "10", "40")
+    values = [dict(zip(FIELDS, chosen, strict=True)) for chosen in product(choices, choices, choices)]
+    rng = np.random.default_rng(0)
+    trials = [sweeps.trial(v, [30 + 0.2 * float(v["mu.con"]) + x for x in rng.normal(0, 2, 3)]) for v in values]
+    test = TestTable(chosen=values[-1], rows={"chosen": trials[-1].results, "baseline": trials[0].results})
+    directory = tmp_path_factory.mktemp("sweep")
+    write_sweep_report(directory, Findings(sweeps.head(*FIELDS), tuple(trials), test, {}))
+    return directory / "index.html"
+
+
+def looked_at(page: Path, directory: Path, width: int, dark: bool) -> dict[str, Any]:
+    """What a browser found on the page, which nothing on its console complained of."""
+    probed = directory / "report.html"
     probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--enable-logging=stderr"]
-    options += [f"--window-size={width},900", f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000"]
+    options += [f"--window-size={width},900", f"--user-data-dir={directory}/profile", "--virtual-time-budget=3000"]
     options += [f"--blink-settings=preferredColorScheme={int(not dark)}", "--dump-dom", probed.as_uri()]
     done = subprocess.run([str(CHROMIUM), *options], capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, done.stderr
     found = json.loads(re.search(r'<pre id="probe">(.*?)</pre>', done.stdout)[1])  # type: ignore[index]
-    assert found["loaded"] and found["moved"] and found["step"] == "250"
+    assert found["loaded"]
     assert (sum(found["paper"]) < 150) == dark
     assert found["contrast"] >= 4.5  # WCAG 2.2, AA
     assert found["overflow"] <= 0
     assert found["opened_ms"] < 2000
+    return found
+
+
+@browser
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+def test_in_a_browser_the_slider_moves_pictures_load_and_text_can_be_read(
+    page: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    found = looked_at(page, tmp_path, width, dark)
+    assert found["moved"] and found["step"] == "250"
+    assert found["shades"] > 3  # of confusions
+
+
+@browser
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+def test_the_page_of_64_trials_opens_at_once_and_can_be_read(
+    sweep_page: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    assert sweep_page.stat().st_size < 5e6
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', sweep_page.read_text())  # no network
+    looked_at(sweep_page, tmp_path, width, dark)
 
 
 def test_tensorboard_gets_every_scalar_and_picture_once_however_often_it_is_written(
