@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +12,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
-from orchestrator.cli.progress import STATE_STYLES, duration, is_pace, parts_line, progress_line
 from orchestrator.monitor.runs import RunHead, StageStatus, Status
 
+STATE_STYLES = {"waiting": "dim", "running": "yellow", "cached": "cyan", "done": "green"}
 SEEN_STYLES = {"running": "yellow", "done": "green", "failed": "red", "interrupted": "red", "lost": "red"}
 BLOCKS = "▁▂▃▄▅▆▇█"
 SIDE_BY_SIDE = 140  # columns from which on the metrics stand beside the stages
@@ -23,9 +23,12 @@ FACES_AT_LEAST = 12  # lines below which a picture shows nothing
 
 
 class RunView:
-    """What `orch watch` shows; it fills the height it is given, or takes what it needs if it is given none."""
+    """What `orch watch` shows; it fills the height it is given, or takes what it needs if it is given none.
 
-    def __init__(self, head: RunHead, status: Status, now: float, faces: Image.Image | None = None):
+    head: without it only the stages, the metrics and the log are shown.
+    """
+
+    def __init__(self, head: RunHead | None, status: Status, now: float, faces: Image.Image | None = None):
         self.head, self.status, self.now, self.faces = head, status, now, faces
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -47,13 +50,14 @@ class RunView:
             stages = self._stages(width, rest)
             lines = [*stages, *metrics, *about_faces, *logged]
             lines += self._drawn(width, body - len(lines)) if console.color_system else []
-        for line in (*self._header(width), *lines):
+        for line in (*(self._header(self.head, width) if self.head else ()), *lines):
             line.truncate(width, overflow="ellipsis")
             yield line
-        yield Text("q or Ctrl-C detaches; the run goes on", style="dim")
+        if self.head:
+            yield Text("q or Ctrl-C detaches; the run goes on", style="dim")
 
-    def _header(self, width: int) -> list[Text]:
-        head, status, now = self.head, self.status, self.now
+    def _header(self, head: RunHead, width: int) -> list[Text]:
+        status, now = self.status, self.now
         seen = status.seen(now)
         first = Text.assemble(
             (head.id, "bold"), "  ", (seen, SEEN_STYLES[seen]), f"  {duration(head.seconds(status, now))}"
@@ -167,6 +171,46 @@ def spark(values: Sequence[float], width: int) -> str:
     low, high = min(means), max(means)
     span = high - low if high - low > 1e-6 * abs(high) else float("inf")  # else sums of equal numbers are no course
     return "".join(BLOCKS[round((mean - low) / span * (len(BLOCKS) - 1))] for mean in means)
+
+
+def progress_line(stage: StageStatus, now: float) -> str:
+    """`step 250/1000, 312 images/s, 3:00 left`."""
+    parts = [f"step {stage.step}/{stage.steps}"]
+    if "images_per_s" in stage.metrics:
+        parts.append(f"{stage.metrics['images_per_s']:.0f} images/s")
+    left = stage.seconds_left(now)
+    if left is not None:
+        parts.append(f"{duration(left)} left")
+    return ", ".join(parts)
+
+
+def metrics_line(stage: StageStatus) -> str:
+    """The newest values by name."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in stage.metrics.items() if not is_pace(name))
+
+
+def is_pace(metric: str) -> bool:
+    """Whether it says how the loop runs, not what it learns."""
+    return metric == "images_per_s" or metric.startswith(("seconds_", "lr_"))
+
+
+def parts_line(metrics: Mapping[str, float]) -> str:
+    """`a step 41 ms: backward 55%, forward 38%, data 7%`; nothing if it is not known."""
+    parts = {name.removeprefix("seconds_"): value for name, value in metrics.items() if name.startswith("seconds_")}
+    total = sum(parts.values())
+    shares = [(f"{name} {value / total:.0%}", value) for name, value in parts.items() if value > 0.005 * total > 0]
+    shown = ", ".join(text for text, _ in sorted(shares, key=lambda share: -share[1]))
+    return f"a step {1000 * total:.3g} ms: {shown}" if shown else ""
+
+
+def duration(seconds: float | None) -> str:
+    """`7.1 s`, `3:05`, `2:00:00`; nothing for None."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _beside(first: Sequence[Text], second: Sequence[Text], i: int, left: int) -> Text:

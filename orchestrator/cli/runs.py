@@ -37,7 +37,7 @@ def ls(
 def show(run: Run = None, store: Store = DEFAULT_STORE, json: Json = False) -> None:
     """Say what a run was asked for, how far it is, and which records its numbers come from."""
     from orchestrator.artifacts.artifacts import ARTIFACTS
-    from orchestrator.cli.progress import duration
+    from orchestrator.cli.run_view import duration
     from orchestrator.monitor.runs import Runs
 
     printer, runs, now = Printer(json), Runs(open_artifacts(store).store), time.time()

@@ -58,25 +58,14 @@ def live(console: Console, runs: Runs, head: RunHead, every: float) -> None:
 
 
 def _plain(console: Console, runs: Runs, head: RunHead, every: float) -> None:
-    from orchestrator.cli.progress import PLAIN_LINE_EVERY_S, duration, metrics_line, progress_line
+    from orchestrator.cli.progress import PlainLines
 
-    told: dict[str, str] = {}
-    next_line_at = 0.0
+    lines = PlainLines(console)
     while True:
         status, now = runs.status(head.id), time.time()
-        for name, stage in status.stages.items():
-            if stage.state != "waiting" and told.get(name) != stage.state:
-                told[name] = stage.state
-                console.print(f"{name}: {stage.state} {duration(stage.seconds)}".rstrip(), markup=False, soft_wrap=True)
-        current = status.stages.get(status.current)
-        if current and current.state == "running" and current.steps and now >= next_line_at:
-            line = f"{status.current}: {progress_line(current, now)}, {metrics_line(current)}"
-            console.print(line.rstrip(" ,"), markup=False, soft_wrap=True)
-            next_line_at = now + PLAIN_LINE_EVERY_S
+        lines(status, now)
         if status.seen(now) != "running":
-            line = f"run {head.id}: {status.seen(now)} {status.error}"
-            console.print(line.rstrip(), markup=False, soft_wrap=True)
-            return
+            return lines.say(f"run {head.id}: {status.seen(now)} {status.error}")
         time.sleep(every)
 
 

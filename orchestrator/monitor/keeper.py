@@ -14,14 +14,11 @@ from compgan_core.errors import StorageError
 from orchestrator.artifacts.provenance import code_version, host
 from orchestrator.artifacts.store import Store
 from orchestrator.monitor.runs import (
-    DrawnFaces,
+    Event,
     LogLine,
     PlannedStage,
     RunHead,
-    SavedCheckpoint,
-    StageStatus,
-    Status,
-    WorkerFacts,
+    StatusOf,
     head_key,
     log_key,
     status_key,
@@ -32,11 +29,8 @@ from orchestrator.study import Plan, Study
 WRITE_EVERY_S = 3.0
 """0.15 dollars a day for the requests, at the prices of S3."""
 SOON_S = 0.5  # after a stage changed
-HISTORY_ROWS = 160
 PENDING_LINES = 1000
 NEWEST_LINES = 12
-
-Event = Mapping[str, Any]
 
 
 def head_of(
@@ -100,56 +94,11 @@ def keep(
     keeper.end("done")
 
 
-class StatusOf:
-    """The status of a run, kept up to date by its events."""
-
-    def __init__(self, head: RunHead):
-        runs = {s.name: "cached" if s.plan == "cached" else "waiting" for s in head.stages if s.plan != "not needed"}
-        self.status = Status(stages={name: StageStatus(state=state) for name, state in runs.items()})
-
-    def update(self, event: Event, now: float) -> bool:
-        """Take in an event; whether somebody will want to see it at once."""
-        status = self.status
-        match event["kind"]:
-            case "stage":
-                stage = status.stages.setdefault(event["name"], StageStatus())
-                if stage.state in (event["state"], "done"):
-                    return False  # every worker may tell of every stage, and again after a restart
-                stage.state, stage.seconds = event["state"], event["seconds"]
-                if stage.state == "running":
-                    stage.started_at, status.current, status.history = now, event["name"], []
-                return True
-            case "progress":
-                self._progress(event, now)
-            case "worker":
-                facts = {name: event[name] for name in WorkerFacts.model_fields}
-                others = [worker for worker in status.workers if worker.rank != event["rank"]]
-                status.workers = sorted([*others, WorkerFacts(**facts)], key=lambda worker: worker.rank)
-            case "checkpoint":
-                facts = {name: event[name] for name in SavedCheckpoint.model_fields if name != "at"}
-                status.checkpoint = SavedCheckpoint(**facts, at=now)
-            case "faces":
-                status.faces = DrawnFaces(key=event["key"], step=event["step"])
-        return False
-
-    def _progress(self, event: Event, now: float) -> None:
-        stage, step = self.status.stages.get(self.status.current), event["step"]
-        if stage is None:
-            return
-        if stage.first_report is None or step < stage.step:  # the first, or the first after a worker was lost
-            stage.first_report = step, now
-            self.status.history = [row for row in self.status.history if row["step"] < step]
-        stage.step, stage.steps, stage.last_report_at = step, event["steps"], now
-        stage.metrics = dict(event["metrics"])
-        self.status.history.append({"step": step, **event["metrics"]})
-        if len(self.status.history) > HISTORY_ROWS:
-            self.status.history = self.status.history[::2]
-
-
 class _Keeper:
     def __init__(self, store: Store, head: RunHead, warn: Callable[[str], object]):
         self.store, self.head, self.warn = store, head, warn
-        self.kept = StatusOf(head)
+        planned = (stage for stage in head.stages if stage.plan != "not needed")
+        self.kept = StatusOf({s.name: "cached" if s.plan == "cached" else "waiting" for s in planned})
         self.thread = threading.Thread(target=self._write_on, name="run ledger", daemon=True)
         self._lines: list[LogLine] = []
         self._dropped = self._chunks = 0

@@ -11,7 +11,7 @@ A watcher only reads. Ids begin with the time, so that their order is that of th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +23,17 @@ from orchestrator.artifacts.store import KeyMissing, Store
 RUNS = "runs"
 LOST_AFTER_S = 45.0
 """A running run that has not written its status for so long is taken for killed."""
+HISTORY_ROWS = 160
 PARALLEL_READS = 8  # a bucket takes tens of milliseconds to answer for each
+
+Event = Mapping[str, Any]
+"""What drivers and workers tell of a run: plain dicts, so that they can cross processes.
+
+    {"kind": "stage", "name", "fingerprint", "state": "cached" | "running" | "done", "seconds"}   None while it runs
+    {"kind": "progress", "step", "steps", "metrics": {name: number}}      of the stage that runs
+    {"kind": "worker" | "checkpoint" | "faces", ...}                      the fields of the entries below
+    {"kind": "log" | "warning", "message", "stage", "rank"}               the last two if it is a worker's
+"""
 
 
 class _Entry(BaseModel):
@@ -151,6 +161,51 @@ class Status(_Entry):
     def seen(self, now: float) -> str:
         """Its state, or `lost` if it should be running and has been silent for too long."""
         return "lost" if self.state == "running" and now - self.updated_at > LOST_AFTER_S else self.state
+
+
+class StatusOf:
+    """The status of a run, kept up to date by its events. stages: those that will come, with their states."""
+
+    def __init__(self, stages: Mapping[str, Literal["waiting", "cached"]]):
+        self.status = Status(stages={name: StageStatus(state=state) for name, state in stages.items()})
+
+    def update(self, event: Event, now: float) -> bool:
+        """Take in an event; whether somebody will want to see it at once."""
+        status = self.status
+        match event["kind"]:
+            case "stage":
+                stage = status.stages.setdefault(event["name"], StageStatus())
+                if stage.state in (event["state"], "done"):
+                    return False  # every worker may tell of every stage, and again after a restart
+                stage.state, stage.seconds = event["state"], event["seconds"]
+                if stage.state == "running":
+                    stage.started_at, status.current, status.history = now, event["name"], []
+                return True
+            case "progress":
+                self._progress(event, now)
+            case "worker":
+                facts = {name: event[name] for name in WorkerFacts.model_fields}
+                others = [worker for worker in status.workers if worker.rank != event["rank"]]
+                status.workers = sorted([*others, WorkerFacts(**facts)], key=lambda worker: worker.rank)
+            case "checkpoint":
+                facts = {name: event[name] for name in SavedCheckpoint.model_fields if name != "at"}
+                status.checkpoint = SavedCheckpoint(**facts, at=now)
+            case "faces":
+                status.faces = DrawnFaces(key=event["key"], step=event["step"])
+        return False
+
+    def _progress(self, event: Event, now: float) -> None:
+        stage, step = self.status.stages.get(self.status.current), event["step"]
+        if stage is None:
+            return
+        if stage.first_report is None or step < stage.step:  # the first, or the first after a worker was lost
+            stage.first_report = step, now
+            self.status.history = [row for row in self.status.history if row["step"] < step]
+        stage.step, stage.steps, stage.last_report_at = step, event["steps"], now
+        stage.metrics = dict(event["metrics"])
+        self.status.history.append({"step": step, **event["metrics"]})
+        if len(self.status.history) > HISTORY_ROWS:
+            self.status.history = self.status.history[::2]
 
 
 class Runs:

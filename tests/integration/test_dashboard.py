@@ -141,8 +141,8 @@ from orchestrator.runtime.ray_train import run
 
 temporary, store = sys.argv[1:]
 here = ray.init("local", num_cpus=2, include_dashboard=True, dashboard_port=0, _temp_dir=temporary, log_to_driver=False)
-tell = lambda event: print(here.dashboard_url, flush=True) if event["kind"] == "progress" else None
-run(partial(toy.train, pause_s=5), name="looked-at", workers=Workers(), store=open_store(store), on_event=tell)
+tell = lambda event: print(here.dashboard_url, flush=True) if event["kind"] == "log" else None
+run(partial(toy.train, pause_s=30), name="looked-at", workers=Workers(), store=open_store(store), on_event=tell)
 """
 
 

@@ -10,8 +10,8 @@ import run_ledger as told
 
 from compgan_core.errors import ConfigurationError, StorageError
 from orchestrator.artifacts.store import DirectoryStore, open_store
-from orchestrator.monitor.keeper import HISTORY_ROWS, StatusOf, keep
-from orchestrator.monitor.runs import LOST_AFTER_S, Runs, head_key, status_key
+from orchestrator.monitor.keeper import keep
+from orchestrator.monitor.runs import HISTORY_ROWS, LOST_AFTER_S, Runs, StatusOf, head_key, status_key
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_killed_run_is_lost_once_its_heart_has_stopped(here: DirectoryStore) -
 
 
 def test_the_history_stays_small_and_keeps_both_ends() -> None:
-    kept = StatusOf(told.head())
+    kept = StatusOf(dict.fromkeys(told.NAMES, "waiting"))
     kept.update(told.stage("compgan", "running"), 0.0)
     for step in range(10_000):
         kept.update(told.progress(step, 10_000, total=1.0), float(step))
@@ -75,7 +75,7 @@ def test_the_history_stays_small_and_keeps_both_ends() -> None:
 
 
 def test_after_a_restart_the_history_has_each_step_once_and_the_time_left_its_own_speed() -> None:
-    kept = StatusOf(told.head())
+    kept = StatusOf(dict.fromkeys(told.NAMES, "waiting"))
     kept.update(told.stage("compgan", "running"), 0.0)
     for step, now in ((100, 0.0), (200, 10.0), (300, 20.0), (150, 60.0), (250, 65.0)):
         kept.update(told.progress(step), now)
