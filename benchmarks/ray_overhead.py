@@ -37,7 +37,7 @@ PAIRS_PER_REPEAT = 8
 def train(runtime: Runtime, address: str, name: str, segments: int) -> list[float]:
     """Comp-GAN training on noise at `tiny` size; each segment waits for its turn, and says what it took.
 
-    Returns the seconds of its checkpoints, which count in no segment.
+    Returns the seconds that it stood still for its checkpoints, which count in no segment.
     """
     torch.set_num_threads(1)
     steps = SEGMENT * segments
@@ -109,7 +109,7 @@ def ray(device: torch.device, repeats: int) -> list[Figure]:
         figure("Comp-GAN loop, tiny, Ray + DeepSpeed, 1 worker", "images/s", (images / under_ray[:, 0]).tolist()),
         interval("the same / bare, pair by pair, 95% of the median", "times", passed),
         interval("the same of processor time", "times", processor),
-        figure("a checkpoint of it, through Ray Train", "s", saves),
+        figure("for a checkpoint of it the training stands still", "s", saves),
         figure("all other processes of Ray meanwhile", "cores", referee.cores),
     ]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 
 from compgan_core.errors import CompganError
-from orchestrator.artifacts.artifacts import open_artifacts
+from orchestrator.artifacts.artifacts import Artifacts, open_artifacts
 from orchestrator.datasets import find_dataset
 from orchestrator.results import outcome
 from orchestrator.runtime.alone import AloneRuntime
@@ -58,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         artifacts = open_artifacts(o.store)
         artifacts.store.check()
+        artifacts = Artifacts(artifacts.store.patient(), artifacts.cache)  # from here on an outage is a pause
         study = study_of(find_dataset(artifacts.store, o.data), o.preset, o.task, o.shots, o.seed, dict(o.set))
         plan, tell = study.plan(artifacts), Teller()
         runtime = AloneRuntime(artifacts.store, tell, checkpoint_every_s=o.checkpoint_every, device=o.device)
+        _leave_when_asked(runtime)
         runtime.recompute = o.recompute
         make_faces_of(plan, artifacts, tell, alone=True)
         Worker(plan.to_train, artifacts)(runtime)
@@ -68,7 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CompganError as error:
         print(f"train_alone: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return 0
+
+
+def _leave_when_asked(runtime: AloneRuntime) -> None:
+    """At the signal that a spot machine gets before it is taken away. A second one ends the process at once."""
+
+    def leave(*_: object) -> None:
+        runtime.leave()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def _parser() -> argparse.ArgumentParser:

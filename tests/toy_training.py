@@ -39,6 +39,9 @@ def train(
             engine.load_state(state)
             step = facts["step"]
     while step < STEPS:
+        if step == at_step and accident:
+            runtime.settle()
+            runtime.barrier()  # what was saved is acknowledged
         if step == at_step and runtime.rank == runtime.world_size - 1 and not (once and once.exists()):
             if once:
                 once.touch()
@@ -83,5 +86,7 @@ def meet_with(accident: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if accident == "diverged":
         raise DivergenceError("the loss is nan")
+    if accident == "hung":
+        time.sleep(1000)
     if accident == "crashed":
         raise ValueError("a bug")

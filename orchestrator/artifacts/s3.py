@@ -99,7 +99,7 @@ class S3Store:
 
     def get_bytes(self, key: str) -> bytes:
         with self._errors("read", key):
-            for _ in range(3):
+            for _ in range(self._attempts or 5):
                 body = self._client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"]
                 try:
                     return body.read()

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from compgan_core.errors import CompganError
 from compgan_core.training.runtime import Local, Observer
-from orchestrator.artifacts.artifacts import FileEntry, sha256_of
 from orchestrator.artifacts.store import Store
-from orchestrator.runtime.checkpoints import Checkpoint, Checkpoints
+from orchestrator.runtime.checkpoints import Checkpoints, Upload
 from orchestrator.runtime.mailbox import Event
 
 REPORT_EVERY_S = 0.25
 KEEP = 2
+
+
+class Left(CompganError):
+    """Ended as it was asked to."""
+
+    exit_code = 128 + signal.SIGTERM
 
 
 class AloneRuntime(Local):
@@ -37,6 +44,9 @@ class AloneRuntime(Local):
         self.store, self.emit, self.checkpoint_every_s = store, emit, checkpoint_every_s
         self.observer: Observer | None = None
         self._reported_at = float("-inf")
+        self._leaving = False
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._upload: Upload | None = None
 
     def observe(self, step: int, steps: int, networks: Mapping[str, nn.Module]) -> None:
         if self.observer:
@@ -56,19 +66,26 @@ class AloneRuntime(Local):
             self.emit({"kind": "progress", **progress})
 
     def checkpoint_due(self, step: int) -> bool:
-        return time.monotonic() - self._saved_at >= self.checkpoint_every_s
+        return self._leaving or time.monotonic() - self._saved_at >= self.checkpoint_every_s
+
+    def leave(self) -> None:
+        """This machine is about to be taken away: raise Left as soon as one more checkpoint is in the store."""
+        self._leaving = True
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        self.settle()  # one at a time: a store that does not answer stops the training, and the disk holds one
         prefix = f"checkpoints/{self._stage}/{self._fingerprint}/{uuid.uuid4().hex[:12]}"
-        files: dict[str, FileEntry] = {}
-        with tempfile.TemporaryDirectory() as scratch:
-            write(Path(scratch))
-            for name in os.listdir(scratch):
-                path, key = Path(scratch) / name, f"{prefix}/{name}"
-                files[name] = FileEntry(key=key, size_bytes=path.stat().st_size, sha256=sha256_of(path))
-                self.store.put_file(key, path)
-        self._mine.acknowledge(Checkpoint(step=step, files=files), KEEP)
+        self._upload = Upload(self._mine, step, write, prefix, KEEP)
+        self._thread.submit(self._upload)
         self._saved_at = time.monotonic()
+        if self._leaving:
+            self.settle()
+            raise Left(f"asked to end; {self._stage} was saved at step {step}, and the same command goes on from there")
+
+    def settle(self) -> None:
+        if self._upload:
+            upload, self._upload = self._upload, None
+            upload.wait()
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:

@@ -1,18 +1,25 @@
 """Which checkpoints of a stage exist, for whoever continues it: this run, another driver, another number of workers.
 
-    checkpoints/<stage>/<fingerprint>/<step>.json    written after Ray Train has committed the files it names
+    checkpoints/<stage>/<fingerprint>/<step>.json    written after the files that it names
 
 A checkpoint exists only if this small object does. So a worker that is killed while it saves leaves litter, never half
 a checkpoint, and Ray Train's own memory of a run, which neither an upgrade nor a deleted directory survives, is not
 needed to continue it.
+
+Files go to the store beside the training (`Upload`), one checkpoint at a time. Until one is acknowledged, a resume
+relies on the one before it.
 """
 
 from __future__ import annotations
 
+import tempfile
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError
 
 from compgan_core.errors import StorageError
 from orchestrator.artifacts.artifacts import FileEntry, RelativePath, sha256_of
@@ -100,3 +107,53 @@ class Checkpoints:
 
     def _key(self, step: int) -> str:
         return f"{self._prefix}{step:08d}.json"
+
+
+class Upload:
+    """A checkpoint on its way to the store, in a thread of whoever calls it.
+
+    write: as `Runtime.save_checkpoint`; called at once, with `directory`, which is gone when the upload is over.
+
+    Raises StorageError if this machine's disk has no room for it.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, step: int, write: Callable[[Path], None], prefix: str, keep: int):
+        self._checkpoints, self._step, self._prefix, self._keep = checkpoints, step, prefix, keep
+        self._scratch = tempfile.TemporaryDirectory(prefix="compgan-checkpoint-")
+        self.directory = Path(self._scratch.name)
+        self.size_bytes, self.seconds = 0, 0.0
+        self._started = time.monotonic()
+        self._over = threading.Event()
+        self._error: Exception | None = None
+        try:
+            write(self.directory)
+        except (OSError, SafetensorError) as error:
+            self._scratch.cleanup()
+            raise StorageError(
+                f"cannot write a checkpoint to {self.directory.parent}: {error}; make room there, or name another "
+                "directory in TMPDIR"
+            ) from error
+
+    def __call__(self) -> None:
+        """Put its files under the prefix, then acknowledge it."""
+        try:
+            files: dict[str, FileEntry] = {}
+            for path in sorted(p for p in self.directory.rglob("*") if p.is_file()):
+                name = path.relative_to(self.directory).as_posix()
+                key = f"{self._prefix}/{name}"
+                files[name] = FileEntry(key=key, size_bytes=path.stat().st_size, sha256=sha256_of(path))
+                self._checkpoints.store.put_file(key, path)
+            self._checkpoints.acknowledge(Checkpoint(step=self._step, files=files), self._keep)
+            self.size_bytes = sum(entry.size_bytes for entry in files.values())
+            self.seconds = time.monotonic() - self._started
+        except Exception as error:  # whatever it is, `wait` raises it in the thread that trains
+            self._error = error
+        finally:
+            self._scratch.cleanup()
+            self._over.set()
+
+    def wait(self) -> None:
+        """Until it is acknowledged. Raises what prevented it, such as StorageError."""
+        self._over.wait()
+        if self._error:
+            raise self._error

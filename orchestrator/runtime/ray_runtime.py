@@ -10,22 +10,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import ray.train
 import ray.train.collective
 import torch
-from ray.train import CheckpointConsistencyMode
+from ray.train import CheckpointUploadMode
 from ray.train.torch import get_device
 from ray.train.v2._internal.execution.context import get_train_context
 from torch import Tensor, distributed, nn
 
-from compgan_core.errors import StorageError
 from compgan_core.training.runtime import Engine, Observer
-from orchestrator.artifacts.artifacts import FileEntry, sha256_of
 from orchestrator.artifacts.store import Store
-from orchestrator.runtime.checkpoints import Checkpoint, Checkpoints
+from orchestrator.runtime.checkpoints import Checkpoints, Upload
 from orchestrator.runtime.cluster import Workers
 from orchestrator.runtime.deepspeed_engine import DeepSpeedEngine
 from orchestrator.runtime.mailbox import Event
@@ -48,7 +47,9 @@ class RayRuntime:
         self.observer: Observer | None = None
         self._reported_at = float("-inf")
         self._answered_preemption: object = None
+        self._upload: Upload | None = None
         self._stage = ""
+        self.step = 0
         self.exporter = Exporter(run, task, self.rank)
         here = {"host": socket.gethostname(), "pid": os.getpid(), "device": _name(self.device)}
         self.emit({"kind": "worker", "rank": self.rank, **here})
@@ -97,6 +98,7 @@ class RayRuntime:
 
     def checkpoint_due(self, step: int) -> bool:
         """By steps or seconds; and once when a node is about to be taken away."""
+        self.step = step - 1  # asked in the midst of it
         if _preemption() is not self._answered_preemption:
             return True
         if self._workers.checkpoint_every_steps:
@@ -104,26 +106,44 @@ class RayRuntime:
         return time.monotonic() - self._saved_at >= self._workers.checkpoint_every_s
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """On return the checkpoint is in the store, committed by Ray Train, and acknowledged."""
-        self._answered_preemption, started = _preemption(), time.monotonic()
+        """On return it is written here, and on its way to the store; in it, if a node is about to be taken away."""
+        self.settle()  # one at a time: a store that does not answer stops the training, and the disk holds one
         name = f"{self._stage}-{self._fingerprint[:12]}-{step:08d}"
-        with tempfile.TemporaryDirectory() as directory:
-            files: dict[str, FileEntry] = {}
-            mine = None
-            if self.rank == 0:
-                write(Path(directory))
-                mine = ray.train.Checkpoint.from_directory(directory)
-            upload = _Upload(self.store, files)
-            ray.train.report({"step": step}, checkpoint=mine, checkpoint_dir_name=name, checkpoint_upload_fn=upload)
+        mine = send = None
         if self.rank == 0:
-            self._wait_for_commit(name)
-            self._checkpoints.acknowledge(Checkpoint(step=step, files=files), self._workers.keep_checkpoints)
-        self.barrier()
+            run = posixpath.basename(ray.train.get_context().get_storage().experiment_fs_path)
+            prefix = f"{RUNS}/{run}/{name}"
+            self._upload = Upload(self._checkpoints, step, write, prefix, self._workers.keep_checkpoints)
+            mine = ray.train.Checkpoint.from_directory(self._upload.directory)
+            send = partial(self._send, step, self._upload)
+        ray.train.report(
+            {"step": step},
+            checkpoint=mine,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=False,
+            checkpoint_upload_fn=send,
+        )
+        preemption = _preemption()
+        if preemption is not self._answered_preemption:
+            self._answered_preemption = preemption
+            self.settle()
         self._saved_at = time.monotonic()
-        if self.rank == 0:
-            size, seconds = sum(entry.size_bytes for entry in files.values()), self._saved_at - started
-            saved = {"stage": self._stage, "step": step, "size_bytes": size, "seconds": seconds}
+
+    def settle(self) -> None:
+        """Wait until no checkpoint is on its way. Raises StorageError if one did not arrive."""
+        if self._upload:
+            upload, self._upload = self._upload, None
+            upload.wait()
+
+    def _send(self, step: int, upload: Upload, checkpoint: Any, name: str) -> Any:
+        """What Ray Train calls, in a thread of its own, to have the files of a checkpoint where it would put them."""
+        upload()
+        if upload.seconds:
+            saved = {"stage": self._stage, "step": step, "size_bytes": upload.size_bytes, "seconds": upload.seconds}
             self.emit({"kind": "checkpoint", **saved})
+        storage = ray.train.get_context().get_storage()
+        return ray.train.Checkpoint(posixpath.join(storage.experiment_fs_path, name), storage.storage_filesystem)
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:
@@ -137,30 +157,6 @@ class RayRuntime:
             if step is not None and self.rank == 0:
                 self.log(f"continuing from the checkpoint at step {step}")
             yield None if step is None else directory
-
-    def _wait_for_commit(self, name: str) -> None:
-        committed = ray.train.get_all_reported_checkpoints(
-            consistency_mode=CheckpointConsistencyMode.COMMITTED, timeout_s=self._workers.collective_timeout_s
-        )
-        if not any(posixpath.basename(reported.checkpoint.path) == name for reported in committed):
-            raise StorageError(f"Ray Train did not commit {name} within {self._workers.collective_timeout_s:g} seconds")
-
-
-class _Upload:
-    """Puts a checkpoint's files where Ray Train would, through our store, which retries; and remembers what it put."""
-
-    def __init__(self, store: Store, files: dict[str, FileEntry]):
-        self.store, self.files = store, files
-
-    def __call__(self, checkpoint: Any, name: str) -> Any:
-        storage = ray.train.get_context().get_storage()
-        run = posixpath.basename(storage.experiment_fs_path)
-        for path in sorted(p for p in Path(checkpoint.path).rglob("*") if p.is_file()):
-            file = path.relative_to(checkpoint.path).as_posix()
-            key = f"{RUNS}/{run}/{name}/{file}"
-            self.files[file] = FileEntry(key=key, size_bytes=path.stat().st_size, sha256=sha256_of(path))
-            self.store.put_file(key, path)
-        return ray.train.Checkpoint(posixpath.join(storage.experiment_fs_path, name), storage.storage_filesystem)
 
 
 class Warnings(logging.Handler):

@@ -68,12 +68,13 @@ def run(
         mailbox = _mailbox()
         config = {"body": body, "workers": workers, "store": store, "mailbox": mailbox}
         config |= {"run": run_id or name, "task": task}
-        error = _Run(_trainer(config, attempt, workers, resources, store), mailbox, on_event).watch()
+        train = _Run(_trainer(config, attempt, workers, resources, store), mailbox, on_event)
+        error = train.watch()
         store.delete(f"{RUNS}/{attempt}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}")
         if error is None:
             return
         if not (tries_left and isinstance(getattr(error, "controller_failure", None), RayActorError)):
-            raise _explained(error) from error
+            raise _explained(error, train.silent) from error
         on_event({"kind": "log", "message": "starting again, because a worker died before Ray Train could watch it"})
 
 
@@ -110,6 +111,7 @@ def _work(config: dict[str, Any]) -> None:
     logging.captureWarnings(True)
     try:
         config["body"](runtime)
+        runtime.settle()
         runtime.barrier()  # else gloo aborts the worker that leaves while another one is still talking to it
         last: Event = {"kind": "returned"}
     except CompganError as error:
@@ -117,6 +119,9 @@ def _work(config: dict[str, Any]) -> None:
             runtime.exporter.count("compgan_nonfinite_total")
         last = {"kind": "failed", "error": told(error), "rank": runtime.rank}
         last["traceback"] = traceback.format_exc()
+    except Exception:
+        ray.get(config["mailbox"].push.remote({"kind": "gave up", "rank": runtime.rank, "step": runtime.step}))
+        raise
     ray.get(config["mailbox"].push.remote(last))  # all that was sent before has then arrived
 
 
@@ -137,7 +142,7 @@ class _InController(ControllerCallback):
         self._waiting_since = self._waiting_since or time.monotonic()
         if isinstance(current_state, RestartingState):
             message = f"restarting from the last checkpoint: {_accident(current_state.training_failed_error)}"
-            self._mailbox.push.remote({"kind": "log", "message": message})
+            self._mailbox.push.remote({"kind": "restarting", "message": message})
         timeout_s = self._workers.start_timeout_s
         if isinstance(current_state, ReschedulingState) and time.monotonic() - self._waiting_since >= timeout_s:
             asked = arithmetic(self._workers, self._resources, [node["Resources"] for node in alive_nodes()])
@@ -151,6 +156,8 @@ class _Run:
         self._trainer, self._mailbox, self._on_event = trainer, mailbox, on_event
         self._controller: Any = None
         self._error: Exception | None = None
+        self._ranks: set[int] = set()
+        self._gave_up: dict[int, int] = {}
         self._thread = threading.Thread(target=self._fit, name="ray train", daemon=True)
 
     def watch(self) -> Exception | None:
@@ -181,7 +188,23 @@ class _Run:
             error = retold(*event["error"])
             error.add_note(f"on rank {event['rank']}:\n{event['traceback']}")
             raise error
+        if event["kind"] == "gave up":
+            self._gave_up[event["rank"]] = event["step"]
+            return
+        if event["kind"] == "worker":
+            self._ranks.add(event["rank"])
+        if event["kind"] == "restarting":
+            event = {"kind": "log", "message": event["message"] + self.silent}
+            self._ranks, self._gave_up = set(), {}
         self._on_event(event)
+
+    @property
+    def silent(self) -> str:
+        """Which rank hung or died, as it looks to those that waited for it until they gave up; empty if none did."""
+        silent = sorted(self._ranks - set(self._gave_up))
+        if not silent or not self._gave_up:
+            return ""
+        return f"; silent since step {min(self._gave_up.values())}: rank {', '.join(map(str, silent))}"
 
     def _stop(self) -> None:
         deadline = time.monotonic() + STOP_TIMEOUT_S
@@ -195,10 +218,10 @@ class _Run:
         ray.kill(self._mailbox)
 
 
-def _explained(error: BaseException) -> CompganError:
+def _explained(error: BaseException, silent: str) -> CompganError:
     """One sentence about why Train gave up."""
     if isinstance(error, ray.train.WorkerGroupError):
-        return CompganError(f"the workers failed once too often: {_accident(error)}")
+        return CompganError(f"the workers failed once too often: {_accident(error)}{silent}")
     reason = getattr(error, "controller_failure", error)
     if isinstance(reason, CompganError):
         return reason

@@ -37,6 +37,9 @@ class StageRuntime(Runtime, Protocol):
     def begin(self, stage: str, fingerprint: str) -> None:
         """From here on, checkpoints and reports belong to this stage."""
 
+    def settle(self) -> None:
+        """Wait until no checkpoint is on its way to the store. Raises StorageError if one did not arrive."""
+
     def emit(self, event: dict[str, Any]) -> None:
         """Tell whoever watches."""
 
@@ -99,6 +102,7 @@ class Worker:
                 runtime.observer = _Drawing(stage, inputs, self.artifacts.store, runtime)
             with tempfile.TemporaryDirectory(prefix="compgan-") as scratch:
                 metrics = getattr(stages, stage.kind)(inputs, Path(scratch), runtime, **stage.arguments)
+                runtime.settle()  # else one could arrive after those of this stage were removed
                 if runtime.rank == 0:
                     self._publish(stage, Path(scratch), metrics, time.monotonic() - started)
             runtime.barrier()  # the next stage reads what rank 0 has just written

@@ -96,6 +96,14 @@ def test_divergence_on_one_rank_ends_the_run_untried_and_another_number_of_worke
     assert max((expected[name] - found[name]).abs().max().item() for name in expected) < 1e-6
 
 
+def test_a_worker_that_hangs_is_named_with_its_last_step_and_the_run_goes_on(undisturbed: Trial, trial: Trial) -> None:
+    trial.run(TWO.model_copy(update={"collective_timeout_s": 10}), accident="hung", once=trial.directory / "hung")
+    assert trial.said("silent since step 11: rank 1") == 1
+    assert trial.said("continuing from the checkpoint at step 10") == 1
+    expected, found = undisturbed.result(), trial.result()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_a_bug_ends_the_run_when_its_tries_are_used_up(trial: Trial) -> None:
     with pytest.raises(CompganError, match="once too often: worker 0 raised ValueError: a bug"):
         trial.run(Workers(max_failures=1), accident="crashed", at_step=0)

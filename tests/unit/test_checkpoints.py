@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from compgan_core.errors import StorageError
 from orchestrator.artifacts.artifacts import FileEntry, sha256_of
 from orchestrator.artifacts.store import DirectoryStore
+from orchestrator.runtime.alone import AloneRuntime, Left
 from orchestrator.runtime.checkpoints import Checkpoint, Checkpoints, Damaged
 
 
@@ -108,3 +112,79 @@ def test_no_checkpoints_is_not_an_error_and_discarding_leaves_nothing(stage: Sta
     stage.save(10)
     stage.checkpoints.discard()
     assert list(stage.store.keys()) == []
+
+
+class Slow(DirectoryStore):
+    """A store that takes files when it is let."""
+
+    def __init__(self, root: Path):
+        super().__init__(root)
+        self.open, self.fails = threading.Event(), False
+
+    def put_file(self, key: str, path: Path) -> None:
+        assert self.open.wait(10)
+        if self.fails:
+            raise StorageError("the network is down")
+        super().put_file(key, path)
+
+
+@pytest.fixture
+def slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Slow:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    return Slow(tmp_path / "store")
+
+
+def begun(store: Slow) -> AloneRuntime:
+    runtime = AloneRuntime(store, lambda event: None, device="cpu")
+    runtime.begin("toy", "f00d")
+    return runtime
+
+
+def state(text: str) -> Callable[[Path], None]:
+    return lambda directory: (directory / "state").write_text(text) and None
+
+
+def test_training_goes_on_while_a_checkpoint_is_under_way_and_only_then_it_exists(slow: Slow, tmp_path: Path) -> None:
+    runtime = begun(slow)
+    runtime.save_checkpoint(5, state("state 5"))
+    assert [*slow.keys("checkpoints/toy/f00d/")] == []
+    slow.open.set()
+    runtime.settle()
+    with begun(slow).latest_checkpoint() as directory:
+        assert directory and (directory / "state").read_text() == "state 5"
+    assert [*(tmp_path / "scratch").iterdir()] == []  # nothing stays on this disk
+
+
+def test_the_next_checkpoint_waits_for_the_one_before_so_that_the_disk_holds_one(slow: Slow, tmp_path: Path) -> None:
+    runtime = begun(slow)
+    runtime.save_checkpoint(5, state("state 5"))
+    second = threading.Thread(target=runtime.save_checkpoint, args=(10, state("state 10")))
+    second.start()
+    second.join(0.2)
+    assert second.is_alive() and len([*(tmp_path / "scratch").iterdir()]) == 1
+    slow.open.set()
+    second.join(10)
+    runtime.settle()
+    assert [Path(key).stem for key in slow.keys("checkpoints/") if key.endswith(".json")] == ["00000005", "00000010"]
+
+
+def test_a_checkpoint_that_cannot_be_stored_stops_the_training_at_the_next_one(slow: Slow, tmp_path: Path) -> None:
+    runtime = begun(slow)
+    slow.fails = True
+    slow.open.set()
+    runtime.save_checkpoint(5, state("state 5"))
+    with pytest.raises(StorageError, match="the network is down"):
+        runtime.save_checkpoint(10, state("state 10"))
+    assert [*slow.keys()] == [] and [*(tmp_path / "scratch").iterdir()] == []
+
+
+def test_who_is_asked_to_leave_saves_first(slow: Slow) -> None:
+    runtime = begun(slow)
+    assert not runtime.checkpoint_due(4)
+    runtime.leave()
+    assert runtime.checkpoint_due(5)
+    slow.open.set()
+    with pytest.raises(Left, match="toy was saved at step 5"):
+        runtime.save_checkpoint(5, state("state 5"))
+    assert [*slow.keys("checkpoints/toy/f00d/0")] == ["checkpoints/toy/f00d/00000005.json"]
