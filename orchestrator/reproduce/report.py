@@ -112,7 +112,9 @@ def _markdown(report: Report) -> str:
         here = "; ".join(f"{measure}: {difference(c)}" for measure, c in finding.by_measure.items()) or finding.why
         printed = signed(finding.paper) if finding.paper is not None else ""
         said = finding.claim.said + " (a control, not a claim of the paper)" * finding.claim.ours
-        verdict = f"**{finding.verdict}**" if finding.verdict else "not computed"
+        verdict = (
+            f"**{finding.verdict}**" + ": measures disagree" * finding.disagree if finding.verdict else "not computed"
+        )
         lines.append(f"| {said} | {_place(finding)} | {better} | {worse} | {printed} | {here} | {verdict} |")
     for table in report.tables:
         lines += ["", f"## {table.name}: {table.title}", "", table.note, ""]
@@ -152,7 +154,8 @@ def _summary(report: Report) -> str:
         f"Of the paper's claims, counted on each task and against each rival: {counts['holds']} hold, "
         f"{counts['does not hold']} do not, {counts['undecided']} are undecided{rest}. A claim is "
         "decided where the 95% intervals over draws (or seeds) and over test images lie on one side of zero; no "
-        "correction is made for their number. Of differences the first measure decides."
+        "correction is made for their number. Of differences the first measure decides, unless another one decides the "
+        "other way: then faces move the classifier's bias, and the claim is undecided."
     )
 
 

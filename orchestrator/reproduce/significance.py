@@ -71,9 +71,14 @@ class Comparison:
 
 
 def spread(values: Mapping[Run, float]) -> Spread:
-    """Over seeds if there are several, else over draws; fine-tunings are averaged first, and draws within seeds."""
+    """Over seeds if there are several, else over draws; fine-tunings are averaged first, and draws within seeds.
+
+    values: in percent, so the interval ends at 0 and at 100.
+    """
     units = _by_unit(values)
-    return Spread(fmean(units), t_interval(units), len(units), len(values))
+    interval = t_interval(units)
+    inside = interval and Interval(max(0.0, interval.low), min(100.0, interval.high))
+    return Spread(fmean(units), inside, len(units), len(values))
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:

@@ -64,13 +64,23 @@ class Finding:
     paper: float | None
     """Difference in percentage points."""
     by_measure: dict[str, Comparison]
-    """The first decides; empty if it could not be computed."""
+    """The first decides unless another one decides the other way; empty if it could not be computed."""
     why: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
-        """None if it could not be computed."""
-        return next(iter(self.by_measure.values())).verdict if self.by_measure else None
+        """None if it could not be computed. Undecided, too, where measures disagree: a rise of one against a fall of
+        another may be a mere shift of the classifier's bias."""
+        if not self.by_measure:
+            return None
+        first = next(iter(self.by_measure.values())).verdict
+        return "undecided" if self.disagree else first
+
+    @property
+    def disagree(self) -> bool:
+        """Whether the first measure decides, and another one the other way."""
+        first, *others = (compared.verdict for compared in self.by_measure.values())
+        return first != "undecided" and any(verdict not in (first, "undecided") for verdict in others)
 
 
 def measures_of(task: str) -> tuple[str, ...]:
@@ -97,7 +107,8 @@ def tables_of(evidence: Evidence) -> list[Table]:
 def _by_task(evidence: Evidence, number: int) -> Table:
     """Tables 4, 5 and 6: a column for each task, or for each number of shots of each."""
     table, made = paper().tables[number], evidence.reproduction
-    places = [(task, shots) for task in table.tasks for shots in made.shots_of(number, task)]
+    asked = [task for task in table.tasks if task in made.tasks]
+    places = [(task, shots) for task in asked for shots in made.shots_of(number, task)]
     rows = []
     for variant in _with_controls(table.rows, [task for task, _ in places], evidence):
         cells = [
@@ -109,12 +120,14 @@ def _by_task(evidence: Evidence, number: int) -> Table:
     shots = "" if len(table.shots) > 1 else f" {_shots(made.shots)} of each novel category in the few-shot tasks."
     if shots and made.shots != table.shots[0]:
         shots += f" The paper's figures are of {_shots(table.shots[0])}."
+    unasked = [task for task in table.tasks if task not in asked]
+    left_out = f" Not asked for: {', '.join(unasked)}." if unasked else ""
     return Table(
         f"Table {number}",
         table.title,
         columns,
         tuple(rows),
-        f"Accuracy in % on novel test images against all labels (ER-SS: on all test images).{shots}",
+        f"Accuracy in % on novel test images against all labels (ER-SS: on all test images).{shots}{left_out}",
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 from compgan_core.variants import TABLE_4, TABLE_5, VARIANTS
 from orchestrator.reproduce.paper import TASKS, paper
 from orchestrator.reproduce.significance import Run, compare, compare_shares, spread, t_interval
+from orchestrator.reproduce.tables import Finding
 
 
 def hits(share, n, draws=3, tunings=2, seeds=1, of_images=None):
@@ -20,7 +21,7 @@ def test_the_interval_of_draws_is_students_and_fine_tunings_do_not_narrow_it():
     values = {Run(0, d, t): v + t for d, v in enumerate((10.0, 20.0, 30.0)) for t in range(3)}
     found = spread(values)
     assert (found.mean, found.units, found.runs) == (21, 3, 9)
-    assert found.interval == pytest.approx((21 - 4.303 * 10 / 3**0.5, 21 + 4.303 * 10 / 3**0.5))
+    assert found.interval == pytest.approx((0, 21 + 4.303 * 10 / 3**0.5))  # no accuracy is negative
     assert t_interval([1.0]) is None
 
 
@@ -28,7 +29,7 @@ def test_with_several_seeds_the_seeds_are_the_units_and_their_draws_do_not_narro
     values = {Run(s, d, 0): 10.0 * s + d for s in range(2) for d in range(5)}
     found = spread(values)
     assert (found.units, found.runs) == (2, 10)
-    assert found.interval == pytest.approx(t_interval([2.0, 12.0]))
+    assert found.interval == pytest.approx((0, t_interval([2.0, 12.0]).high))
 
 
 def test_a_clear_gain_holds_its_reverse_does_not_and_no_difference_is_undecided():
@@ -91,3 +92,14 @@ def test_the_papers_figures_agree_with_one_another():
     for claim in paper().claims:
         assert {claim.better, *claim.worse} <= VARIANTS.keys()
         assert claim.ours or {claim.better, *claim.worse} <= set(tables[claim.table].rows)
+
+
+def test_a_rise_of_one_measure_against_a_fall_of_another_decides_nothing():
+    claim = paper().claims[0]
+    up, down, neither = (compare_shares(a, b, 500) for a, b in ((60, 40), (40, 60), (50, 50)))
+    verdicts = {}
+    for name, others in {"alone": (), "beside": (neither,), "against": (neither, down)}.items():
+        measures = {str(i): c for i, c in enumerate((up, *others))}
+        verdicts[name] = Finding(claim, "ER-FE", 1, "plain", 5.2, measures).verdict
+    assert verdicts == {"alone": "holds", "beside": "holds", "against": "undecided"}
+    assert Finding(claim, "ER-FE", 1, "plain", 5.2, {}).verdict is None
