@@ -251,7 +251,7 @@ def _doors(file: ClusterFile) -> Iterator[str]:
         yield "it holds a secret key: take it out, revoke it, and give the machines a role"
     if file.is_kuberay:
         head = file.cluster["headGroupSpec"]
-        if file.cluster.get("authOptions", {}).get("mode") != "token":
+        if file.cluster.get("authOptions", {"mode": "disabled"}).get("mode", "token") != "token":
             yield "whoever reaches it can run code on it: add authOptions: {mode: token}"
         if head.get("serviceType", "ClusterIP") != "ClusterIP" or head.get("enableIngress"):
             yield "its dashboard is open to others: leave headGroupSpec.serviceType at ClusterIP, without an ingress"

@@ -29,6 +29,7 @@ def cluster() -> Iterator[str]:
     directory = tempfile.mkdtemp(prefix="r", dir="/tmp")
     environment = os.environ | {"PATH": f"{small.ORCH.parent}:{os.environ['PATH']}"}
     environment.pop("PYTHONPATH", None)
+    environment["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "60"  # a busy machine takes its time
     start = yaml.safe_load((ROOT / "cluster/local.yaml").read_text())["head_start_ray_commands"][-1]
     ports = dict(zip(("6379", "8265", "52375"), free_ports(3), strict=True))
     assert set(re.findall("|".join(ports), start)) == set(ports)

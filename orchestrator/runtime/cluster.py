@@ -18,7 +18,7 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.dashboard.modules.job.common import JOB_ID_METADATA_KEY
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from compgan_core.errors import CapacityError
+from compgan_core.errors import CapacityError, ConfigurationError
 from orchestrator.runtime.deepspeed_engine import check_zero_stage
 
 MIB = 1 << 20
@@ -63,11 +63,13 @@ def start_ray(
 
     num_cpus, dashboard (never if COMPGAN_DASHBOARD is 0) and temp_dir are for a Ray that is started here.
 
-    Raises CapacityError if there is no cluster.
+    Raises CapacityError if there is no cluster, ConfigurationError if the address is that of a dashboard.
     """
     if ray.is_initialized():
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{address} is a dashboard, which this command cannot use: unset RAY_ADDRESS")
     for name, value in _environment(address == "local").items():
         os.environ.setdefault(name, value)
     options: dict[str, object] = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -58,6 +58,7 @@ def test_our_own_files_are_fit_for_as_many_workers_as_they_have_gpus_and_for_no_
         ("raycluster", "mode: token", "mode: tokens", "spec.authOptions.mode"),
         ("rayjob", "maxReplicas: 8", "maxReplicas: '8'", "rayClusterSpec.workerGroupSpecs.0.maxReplicas"),
         ("rayjob", "shutdownAfterJobFinishes", "shutdownAfterJobFinished", "spec: "),
+        ("raycluster", "{mode: token}", "{mode: token, secret: mine}", "spec.authOptions: "),
     ],
 )
 def test_a_wrong_form_is_refused_with_its_place(name: str, old: str, new: str, where: str, tmp_path: Path) -> None:
@@ -171,3 +172,11 @@ def test_a_cluster_is_idle_since_its_last_job_ended_or_since_its_machine_started
     assert idle_since([job("SUCCEEDED", 1300), job("FAILED", 1540), job("STOPPED", None)], start=1000, now=1600) == 1
     assert idle_since([job("SUCCEEDED", 1300), job("RUNNING", None)], start=1000, now=1600) == 0
     assert idle_since([job("PENDING", None)], start=1000, now=1600) == 0
+
+
+def test_newer_fields_of_kuberay_are_known_and_a_token_is_its_default(tmp_path: Path) -> None:
+    new = "authOptions: {secretName: mine}\n  networkPolicy: {mode: DenyAllIngress}\n  tlsOptions: {enabled: true}"
+    file = changed("raycluster", "authOptions: {mode: token}", new, tmp_path)
+    assert problems(file, 8, F2ED) == []
+    (problem,) = problems(changed("raycluster", "authOptions: {mode: token}", "suspend: false", tmp_path), 8, F2ED)
+    assert "whoever reaches it can run code on it" in problem
