@@ -41,8 +41,9 @@ class JobServer:
             os.environ["RAY_AUTH_MODE"] = "token"  # Ray's client has one, and would not show it
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # they tell of each upload
+        talkative = "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"
+        for name in (*talkative, "ray._private.runtime_env.packaging"):
+            logging.getLogger(name).setLevel(logging.WARNING)  # they tell of each upload and connection
         self.address = address.rstrip("/")
         with self._errors():
             self._client = JobSubmissionClient(self.address)
