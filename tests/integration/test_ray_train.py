@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import small_study as small
 import torch
 import toy_training as toy
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -100,6 +101,26 @@ def test_a_worker_that_hangs_is_named_with_its_last_step_and_the_run_goes_on(und
     trial.run(TWO.model_copy(update={"collective_timeout_s": 10}), accident="hung", once=trial.directory / "hung")
     assert trial.said("silent since step 11: rank 1") == 1
     assert trial.said("continuing from the checkpoint at step 10") == 1
+    expected, found = undisturbed.result(), trial.result()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_run_that_was_cleaned_by_hand_and_left_by_another_ray_goes_on_from_the_last_whole_checkpoint(
+    undisturbed: Trial, trial: Trial
+) -> None:
+    with pytest.raises(DivergenceError):
+        trial.run(TWO, accident="diverged")
+    left = [*trial.store.keys("train/")]
+    for key in left:
+        if "-00000010/" in key:
+            trial.store.delete(key)
+    for attempt in {key.split("/")[1] for key in left}:
+        trial.store.put_bytes(f"train/{attempt}/checkpoint_manager_snapshot.json", b'{"ray_version": "99.0.0"}')
+    repaired = small.facts(small.orch("repair", "--delete", "--store", trial.store.url, "--json"))
+    assert [damage["key"] for damage in repaired["damage"]] == [f"checkpoints/toy/{toy.FINGERPRINT}/00000010.json"]
+    trial.run(TWO)
+    assert trial.said("continuing from the checkpoint at step 5") == 1
+    assert trial.said("a checkpoint cannot be used") == 0
     expected, found = undisturbed.result(), trial.result()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
