@@ -159,6 +159,7 @@ def _small(size: int, stored: int, width: int, steps: int) -> dict[str, Any]:
             "training": supervised(steps, degrade=True),
         },
         "rivals": _small_rivals(size, steps + steps // 5),
+        "supervised": {"optimizer": _ADAM, "dropout": 0.2},
     }
 
 

@@ -19,7 +19,7 @@ POSES = ("front", "half_left", "half_right")
 
 
 def made(data=None, tables=(4, 5, 6, 7), tasks=TASKS, seeds=1, shots=1, overrides=None, **more):
-    options = {"preset": "tiny", "tables": tables, "tasks": tasks, "seeds": seeds, "shots": shots}
+    options = {"preset": more.pop("preset", "tiny"), "tables": tables, "tasks": tasks, "seeds": seeds, "shots": shots}
     return make_reproduction(data or dataset(POSES), **options, overrides=overrides or {}, **more)
 
 
@@ -88,7 +88,7 @@ def other(name, **more):
 
 def test_supervised_runs_have_the_papers_settings_and_start_from_what_they_should():
     others = {"fer2013": other("fer2013", poses=()), "jaffe": other("jaffe", poses=())}
-    found = made(tables=(2, 3), others=others, before=other("celeba", expressions=())).supervised
+    found = made(tables=(2, 3), others=others, before=other("celeba", expressions=()), preset="paper").supervised
     assert [*found] == [
         "pre-training on celeba, seed 0",
         "supervised on faces, seed 0",
