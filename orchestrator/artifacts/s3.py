@@ -12,11 +12,11 @@ from __future__ import annotations
 import copy
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -25,6 +25,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore import UNSIGNED, exceptions
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from urllib3.exceptions import HTTPError
 
 from compgan_core.errors import StorageError
 from orchestrator.artifacts.counts import COUNTS
@@ -33,6 +34,7 @@ from orchestrator.artifacts.store import KeyMissing, Stored, prove_usable, valid
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
+T = TypeVar("T")
 MIB = 1024 * 1024
 TRANSFER = TransferConfig(multipart_threshold=32 * MIB, multipart_chunksize=16 * MIB, max_concurrency=8)
 CONFIG = {
@@ -43,7 +45,12 @@ CONFIG = {
 }
 PATIENT_ATTEMPTS = 16  # three minutes or so where nothing answers, less than a collective operation may wait
 PREFLIGHT = {"read_timeout": 10, "retries": {"mode": "standard", "max_attempts": 2}}  # somebody waits for the answer
-INTERRUPTED = (exceptions.IncompleteReadError, exceptions.ReadTimeoutError, exceptions.ResponseStreamingError)
+INTERRUPTED = (
+    exceptions.IncompleteReadError,
+    exceptions.ReadTimeoutError,
+    exceptions.ResponseStreamingError,
+    HTTPError,
+)
 WRONG_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken")
 NO_KEYS = (
     exceptions.NoCredentialsError,
@@ -99,17 +106,22 @@ class S3Store:
 
     def get_bytes(self, key: str) -> bytes:
         with self._errors("read", key):
-            for _ in range(self._attempts or 5):
-                body = self._client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"]
-                try:
-                    return body.read()
-                except INTERRUPTED as error:  # botocore repeats requests, but not the reading of a body
-                    interruption = error
-            raise interruption
+            return self._repeated(
+                lambda: self._client.get_object(Bucket=self.bucket, Key=self._full(key))["Body"].read()
+            )
 
     def get_file(self, key: str, path: Path) -> None:
-        with self._errors("read", key):
-            self._client.download_file(self.bucket, self._full(key), str(path), Config=TRANSFER)  # renames at the end
+        with self._errors("read", key):  # renames at the end
+            self._repeated(lambda: self._client.download_file(self.bucket, self._full(key), str(path), Config=TRANSFER))
+
+    def _repeated(self, read: Callable[[], T]) -> T:
+        """botocore repeats requests, but not the reading of a body, nor a request whose refusal arrived in part."""
+        for _ in range(self._attempts or 5):
+            try:
+                return read()
+            except INTERRUPTED as error:
+                interruption = error
+        raise interruption
 
     def exists(self, key: str) -> bool:
         try:
@@ -212,7 +224,7 @@ class S3Store:
     def _errors(self, action: str, key: str = "") -> Iterator[None]:
         try:
             yield
-        except (BotoCoreError, ClientError, RetriesExceededError, S3UploadFailedError) as error:
+        except (BotoCoreError, ClientError, HTTPError, RetriesExceededError, S3UploadFailedError) as error:
             self._fail(action, key, error)
         except OSError as error:
             raise StorageError(f"cannot {action} {key} in {self.url}: {error.strerror or error}") from error

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import random
 import subprocess
+import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import small_study as small
-from fault_proxy import Fault, FaultProxy
+import torch
+from fault_proxy import BAD_DAY, Fault, FaultProxy
+from random_kills import SHORT, records_of
 from toy_faces import DRAWN
 
 from compgan_core.errors import StorageError
-from orchestrator.artifacts.artifacts import Artifacts
+from compgan_core.training.runtime import save_state
+from jobs.train_alone import main as train_alone
+from orchestrator.artifacts import s3 as s3_module
+from orchestrator.artifacts.artifacts import Artifacts, sha256_of
 from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
 from orchestrator.datasets import add_dataset, find_dataset, verify_dataset
 from orchestrator.ingest import Streamed, faces_recipe, make_faces
+from orchestrator.runtime.alone import AloneRuntime
 from orchestrator.store_server import StoreServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+TINY = ["--data", "drawn", "--task", "ER-FE", "--shots", "1", "--preset", "tiny", "--set", "faces.max_expressions=5"]
 
 
 def read_only(method: str, path: str) -> Fault:
@@ -78,6 +87,51 @@ def test_a_store_that_stays_away_ends_in_a_sentence(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         with pytest.raises(StorageError, match="503 SlowDown"):
             open_store(s3_url).check()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("settings", [SHORT, {}], ids=["short", "tiny"])
+def test_a_whole_study_on_a_bad_day(
+    s3: StoreServer, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    """Every kind of fault meets one request in twenty; every file of every stage arrives, and is what was recorded."""
+    small.import_faces(s3_url, tmp_path / "cache")
+    rng, met = random.Random(0), Counter[str]()
+
+    def bad_day(method: str, path: str) -> Fault:
+        draw = rng.random() * 20
+        kind = BAD_DAY[int(draw)] if draw < len(BAD_DAY) else ""
+        met[kind] += 1
+        return kind
+
+    monkeypatch.setitem(s3_module.CONFIG, "read_timeout", 2)  # less than the proxy holds an answer back
+    monkeypatch.setenv("COMPGAN_CACHE", str(tmp_path / "cache"))
+    options = small.options(s3_url, **settings) if settings else [*TINY, "--store", s3_url]
+    with FaultProxy(s3.endpoint, bad_day) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert train_alone([*options, "--device", "cpu", "--checkpoint-every", "0.1"]) == 0
+    assert all(met[kind] for kind in BAD_DAY), met
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint)
+    store = open_store(s3_url)
+    entries = [entry for record in records_of(store) for entry in record.files.values()]
+    assert len(entries) > 10
+    for entry in entries:
+        store.get_file(entry.key, tmp_path / "file")
+        assert sha256_of(tmp_path / "file") == entry.sha256
+    print(f"{sum(met.values())} requests: {dict(met)}")
+
+
+def test_a_checkpoint_that_finds_no_room_ends_in_a_sentence(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    runtime = AloneRuntime(open_store(tmp_path / "store"), lambda event: None, device="cpu")
+    runtime.begin("toy", "f00d")
+    state = {"weights": torch.zeros(1 << 20)}
+    with pytest.raises(StorageError, match="cannot write a checkpoint to .*disk.*[Nn]o space left.*TMPDIR"):
+        runtime.save_checkpoint(5, lambda directory: save_state(directory / "state.safetensors", state))
+    assert not [*small_disk.iterdir()] and not [*runtime.store.keys()]
 
 
 @pytest.fixture
