@@ -89,9 +89,7 @@ def test_a_store_that_stays_away_ends_in_a_sentence(
             open_store(s3_url).check()
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("settings", [SHORT, {}], ids=["short", "tiny"])
+@pytest.mark.parametrize("settings", [SHORT, pytest.param({}, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
 def test_a_whole_study_on_a_bad_day(
     s3: StoreServer, s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
