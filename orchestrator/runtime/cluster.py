@@ -178,7 +178,7 @@ def _environment(local: bool) -> dict[str, str]:
     variables = {
         "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # else the dashboard's Train page stays empty
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # then it asks again; until then its controller is deaf
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # then it asks again; until then its controller is deaf
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     if local:
