@@ -114,7 +114,11 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
         (["--shots", "99"], 2, "99 shots were asked for"),
         (["--store", "s3://no-such-bucket-here"], 3, "no-such-bucket-here"),
         (["--workers", "64"], 2, "batches of 2, which do not divide over 64 workers"),
-        (["--workers", "4", "--set", "compgan.schedule.batch=4"], 4, "asked 4 workers x 1 CPU = 4 CPU, the cluster has"),
+        (
+            ["--workers", "4", "--set", "compgan.schedule.batch=4"],
+            4,
+            "asked 4 workers x 1 CPU = 4 CPU, the cluster has",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence_and_its_exit_code(
