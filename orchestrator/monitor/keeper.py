@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import signal
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from orchestrator.monitor.runs import (
 )
 from orchestrator.study import Plan, Study
 
+STOP = signal.SIGUSR2
 WRITE_EVERY_S = 3.0
 """0.15 dollars a day for the requests, at the prices of S3."""
 SOON_S = 0.5  # after a stage changed
@@ -87,11 +89,25 @@ def keep(
     keeper = _Keeper(store, head, warn)
     keeper.thread.start()
     try:
-        yield keeper.take
+        with _stoppable():
+            yield keeper.take
     except BaseException as error:
         keeper.end("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed", str(error))
         raise
     keeper.end("done")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """STOP raises KeyboardInterrupt, also where SIGINT is ignored, as under nohup, or blocked, as in a job of Ray."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # which has no signals
+        return
+    before = signal.signal(STOP, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(STOP, before)
 
 
 class _Keeper:
@@ -148,7 +164,7 @@ class _Keeper:
             if not self._stopping and self.store.exists(stop_key(self.head.id)):
                 self._stopping = True
                 self.warn(f"somebody asked run {self.head.id} to stop")
-                _thread.interrupt_main()  # a signal would not arrive: Ray blocks SIGINT in the drivers of jobs
+                _thread.interrupt_main(STOP)  # nothing is sent, so nothing can be blocked
 
     def _write(self) -> None:
         with self._lock:

@@ -158,7 +158,9 @@ def test_a_real_run_fills_every_panel_of_its_dashboard_and_watchers_come_and_go(
 ) -> None:
     monkeypatch.setenv("COMPGAN_CACHE", str(drawn / "cache"))
     store = shutil.copytree(drawn / "store", tmp_path / "store")
-    options = small.options(str(store), **{"compgan.schedule.steps": "120", "variants": '["plain"]'})
+    options = small.options(
+        str(store), **{"compgan.schedule.steps": "120", "classifier.schedule.steps": "150", "variants": '["plain"]'}
+    )
     watchers = Watchers(str(store))
     watchers.start()
     with Looking(query, "run", run=".*-er-fe-.*") as run, Looking(query, "cluster") as cluster:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_study as small
@@ -122,7 +124,11 @@ def test_ls_show_and_logs_say_what_the_ledger_holds(running: Callable[[dict], No
     assert small.orch("watch", "nosuch", "--store", url).returncode == 2
 
 
-def test_a_run_that_is_asked_to_stop_ends_as_if_interrupted(url: str) -> None:
+@pytest.mark.parametrize("sigint", [signal.default_int_handler, signal.SIG_IGN], ids=["terminal", "nohup"])
+def test_a_run_that_is_asked_to_stop_ends_as_if_interrupted(
+    url: str, sigint: Any, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, sigint)))
     store = open_store(url)
     with pytest.raises(KeyboardInterrupt), keep(store, told.head()):
         assert small.orch("stop", told.head().id, "--store", url).returncode == 0
