@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from compgan_core.lapse import COLUMNS as LAPSE_COLUMNS
@@ -21,6 +20,7 @@ from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.monitor.runs import RunHead, Runs, Status, faces_of
 from orchestrator.results import COLUMNS, table
 from orchestrator.sweeps.page import duration
+from orchestrator.templates import templates
 
 TEMPLATE = "report.html.jinja"
 FRAMES, FRAMES_BYTES, FRAME_WIDTH = 24, 2_500_000, 720
@@ -68,13 +68,7 @@ def page(artifacts: Artifacts, head: RunHead) -> str:
     status = Runs(artifacts.store).status(head.id)
     records = records_of(artifacts, head)
     names = {stage.fingerprint: stage.name for stage in head.stages}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     now = time.time()
     embedding, why_not = identities(artifacts, records)
     return environment.get_template(TEMPLATE).render(

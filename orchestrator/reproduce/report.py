@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from compgan_core.variants import VARIANTS
 from orchestrator.artifacts.artifacts import Record, home_of
 from orchestrator.reproduce.figures import Figure
@@ -20,6 +18,7 @@ from orchestrator.reproduce.supervised import ROWS
 from orchestrator.reproduce.tables import Cell, Finding, Table
 from orchestrator.sweeps.analysis import Interval
 from orchestrator.sweeps.charts import signed
+from orchestrator.templates import templates
 
 TEMPLATE = "page.html.jinja"
 
@@ -160,13 +159,7 @@ def _summary(report: Report) -> str:
 
 
 def _html(report: Report, directory: Path) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"signed": signed, "shown": shown, "difference": difference}
     return environment.get_template(TEMPLATE).render(
         report=report,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from compgan_core.variants import VARIANTS
 from orchestrator.results import COLUMNS
 from orchestrator.sweeps import charts
 from orchestrator.sweeps.analysis import MIN_SEEDS, MIN_TRIALS, Difference, Interval, bootstrap, paired
 from orchestrator.sweeps.findings import Findings
+from orchestrator.templates import templates
 
 TEMPLATE = "page.html.jinja"
 WIDE, NARROW, PANEL = (9.0, 4.3), (4.2, 3.5), (2.3, 1.75)
@@ -31,13 +31,7 @@ class Tested(NamedTuple):
 
 def page(findings: Findings) -> str:
     """The whole HTML text."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(Path(__file__).parent)
     environment.filters |= {"signed": charts.signed, "interval": _interval, "duration": _unbroken_duration}
     return environment.get_template(TEMPLATE).render(
         f=findings,
