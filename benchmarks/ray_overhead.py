@@ -86,7 +86,9 @@ def ray(device: torch.device, repeats: int) -> list[Figure]:
 
     pairs = repeats * PAIRS_PER_REPEAT
     segments = pairs + 1  # the first one warms up
+    at_start = time.perf_counter()
     start_ray("local", dashboard=False)
+    with_ray = time.perf_counter()
     with tempfile.TemporaryDirectory() as directory, Listener(f"{directory}/turns") as listener:
         command = [sys.executable, "-m", "benchmarks.ray_overhead", listener.address, str(segments), str(device)]
         referee = _Referee(listener, pairs)
@@ -99,6 +101,7 @@ def ray(device: torch.device, repeats: int) -> list[Figure]:
                 store=open_store(Path(directory) / "store"),
                 on_event=referee.events.append,
             )
+            ended = time.perf_counter()
             referee.join()
     images = SEGMENT * BATCH * len(CALLS)
     bare, under_ray = (np.array(referee.seconds[name]) for name in ("bare", "ray"))
@@ -111,6 +114,9 @@ def ray(device: torch.device, repeats: int) -> list[Figure]:
         interval("the same of processor time", "times", processor),
         figure("for a checkpoint of it the training stands still", "s", saves),
         figure("all other processes of Ray meanwhile", "cores", referee.cores),
+        figure("starting Ray", "s", [with_ray - at_start]),
+        figure("from there to the first step of a stage", "s", [referee.ready_at - with_ray]),
+        figure("from its last step to the driver, which records it", "s", [ended - referee.done_at]),
     ]
 
 
@@ -121,6 +127,8 @@ class _Referee(threading.Thread):
         super().__init__(daemon=True)
         self.seconds: dict[str, list[np.ndarray]] = {"bare": [], "ray": []}
         self.cores: list[float] = []
+        self.ready_at = self.done_at = 0.0
+        """When the one under Ray was about to do its first step, and when it had done its last."""
         self.events: list[dict] = []
         self._listener, self._pairs = listener, pairs
 
@@ -131,11 +139,15 @@ class _Referee(threading.Thread):
             runner = self._listener.accept()
             name, pid = runner.recv()
             runners[name], pids[name] = runner, pid
+            if name == "ray":
+                self.ready_at = time.perf_counter()
         for pair in range(-1, self._pairs):
             for name in ("bare", "ray") if pair % 2 else ("ray", "bare"):
                 before, started = _cpu_seconds_besides(pids), time.perf_counter()
                 runners[name].send("go")
                 seconds = runners[name].recv()
+                if name == "ray":
+                    self.done_at = time.perf_counter()
                 if pair >= 0:
                     self.seconds[name].append(seconds)
                     used = _cpu_seconds_besides(pids) - before

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import small_study as small
 import yaml
 
@@ -52,7 +53,8 @@ def cluster() -> Iterator[str]:
                 time.sleep(0.5)
         yield address
     finally:
-        head.terminate()
+        for process in (*psutil.Process(head.pid).children(recursive=True), head):
+            process.kill()  # asked to end, it would wait half a minute for the processes of jobs that are over
         head.wait(60)
         shutil.rmtree(directory, ignore_errors=True)
 

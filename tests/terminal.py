@@ -25,6 +25,8 @@ class Terminal:
         self._stream, (self._ours, theirs) = pyte.ByteStream(self.screen), pty.openpty()
         ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"} | dict(env)
+        for name in ("COLUMNS", "LINES"):  # which would count for more than the terminal's own size
+            environment.pop(name, None)
         self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
         os.close(theirs)
 
