@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
 # Half of the time a test of Ray waits: three side by side keep two cores busy. The long ones start first.
-SIDE_BY_SIDE := -n 3 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 3 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast soak check format bench clean

@@ -22,6 +22,8 @@ from jsonschema.exceptions import best_match
 from compgan_core.errors import ConfigurationError
 
 GIB = 1 << 30
+OWN, FAKE = "local", "fake_multinode"
+"""Ray's providers of machines that are there already, and of one machine that pretends to be several."""
 KUBERAY_KINDS = ("RayCluster", "RayJob")
 GPU_OF_PODS = "nvidia.com/gpu"
 SHARED_MEMORY_GIB = 1.0
@@ -70,6 +72,12 @@ class ClusterFile:
     @property
     def is_kuberay(self) -> bool:
         return "kind" in self.content
+
+    @property
+    def is_here(self) -> bool:
+        """All of it is the machine that it is started on."""
+        provider = self.content.get("provider", {}).get("type")
+        return provider == FAKE or (provider == OWN and len(self.machines) == 1)
 
     @property
     def cluster(self) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def _check_form(path: Path, content: dict[str, Any], schema: Draft7Validator) ->
 
 def _nodes(path: Path, content: Mapping[str, Any]) -> Iterator[Machines]:
     provider = content["provider"]["type"]
-    if provider == "local":
+    if provider == OWN:
         own = content.get("metadata", {}).get("machine", {})
         facts = {"cpus": own.get("CPU"), "gpus": own.get("GPU", 0) if own else None}
         facts |= {name: own.get(name) for name in ("memory_gib", "disk_gib", "shm_gib")}
@@ -258,14 +266,13 @@ def _doors(file: ClusterFile) -> Iterator[str]:
         return
     for role in ("head", "worker"):
         starts = [c for c in file.content.get(f"{role}_start_ray_commands", []) if "ray start" in c]
-        if (role == "head" or len(file.machines) > 1) and not all("RAY_AUTH_MODE=token" in c for c in starts or [""]):
+        if (role == "head" or not file.is_here) and not all("RAY_AUTH_MODE=token" in c for c in starts or [""]):
             yield f"whoever reaches it can run code on it: put RAY_AUTH_MODE=token before `ray start` of the {role}"
         host = re.search(r"--dashboard-host[= ](\S+)", " ".join(starts))
         if host and host[1] not in ("127.0.0.1", "localhost"):
             yield f"its dashboard listens on {host[1]}: let it listen on 127.0.0.1, and look at it with `ray dashboard`"
     mounts = file.content.get("file_mounts", {})
-    local_only = file.content["provider"]["type"] == "local" and len(file.machines) == 1
-    if not local_only and "~/.ray/auth_token" not in mounts:
+    if not file.is_here and "~/.ray/auth_token" not in mounts:
         yield "its machines get no token: add ~/.ray/auth_token: ~/.ray/auth_token to file_mounts"
     for rule in file.content["provider"].get("security_group", {}).get("IpPermissions", []):
         anywhere = any(r.get("CidrIp") == "0.0.0.0/0" for r in rule.get("IpRanges", []))
@@ -282,7 +289,7 @@ def _costs(file: ClusterFile) -> Iterator[str]:
             yield f"its idle pods stay: set autoscalerOptions.idleTimeoutSeconds to at most {60 * MAX_IDLE_MINUTES}"
         if file.content["kind"] == "RayJob" and not file.content["spec"].get("shutdownAfterJobFinishes"):
             yield "its cluster stays after the job: set shutdownAfterJobFinishes: true"
-    elif file.content["provider"]["type"] != "local":
+    elif file.content["provider"]["type"] not in (OWN, FAKE):
         if not 0 < file.content.get("idle_timeout_minutes", 5) <= MAX_IDLE_MINUTES:
             yield f"its idle machines stay: set idle_timeout_minutes to at most {MAX_IDLE_MINUTES}"
         if "orch cluster idle" not in " ".join(file.content.get("initialization_commands", [])):
@@ -340,6 +347,6 @@ def _capacity(file: ClusterFile, workers: int) -> Iterator[str]:
 def _how_to_say(file: ClusterFile) -> str:
     if file.is_kuberay:
         return "give the container resources"
-    if file.content["provider"]["type"] == "local":
+    if file.content["provider"]["type"] == OWN:
         return "add metadata: {machine: {CPU: 16, GPU: 1, memory_gib: 64, disk_gib: 500}}"
     return "add resources: {CPU: 8, GPU: 1}"

@@ -15,6 +15,7 @@ import pytest
 import small_study as small
 import small_sweep
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from orchestrator.artifacts.store import Store, open_store
 from orchestrator.store_server import StoreServer
@@ -29,6 +30,24 @@ os.environ["RAY_AUTH_MODE"] = "token"
 
 settings.register_profile("any machine", deadline=None)  # a busy one takes seconds for what takes milliseconds
 settings.load_profile("any machine")
+
+
+BESIDE = {
+    "tests/fault/test_kill_sweep.py": "tests/integration/test_sweep.py",
+    "tests/fault/test_kill_study.py": "tests/integration/test_train.py",
+}
+
+
+class SharingScheduler(LoadScopeScheduling):
+    """Side by side, the tests of a file run in one process, and with them those that need what it took long to make."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return BESIDE.get(file, file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharingScheduler:
+    return SharingScheduler(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +99,8 @@ def bucket(s3: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="session")
 def by_hand(bucket: str) -> Iterator[str]:
     """The dashboard of a cluster that nobody's command started, the same for all tests; it reaches the S3 server."""
-    with cluster_by_hand.cluster() as address:
-        yield address
+    with cluster_by_hand.cluster() as head:
+        yield head.dashboard
 
 
 @pytest.fixture(scope="session")

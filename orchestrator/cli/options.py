@@ -32,6 +32,14 @@ Preset = Annotated[
     typer.Option("--preset", help="Sizes and schedule: paper, small or tiny; f2ed is paper with F2ED's own counts."),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Training workers, each with a GPU where there is one.")]
+MinWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--min-workers",
+        min=1,
+        help="While nodes are lost or have not come yet, train with fewer workers, but no fewer than these.",
+    ),
+]
 Gpu = Annotated[
     bool | None,
     typer.Option("--gpu/--cpu", help="A GPU for each worker, or none; without it, a GPU if the cluster has any now."),

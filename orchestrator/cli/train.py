@@ -14,6 +14,7 @@ from orchestrator.cli.options import (
     Data,
     Gpu,
     Json,
+    MinWorkers,
     Overrides,
     Preset,
     Price,
@@ -41,6 +42,7 @@ def train(
     shots: Shots = 1,
     preset: Preset = "paper",
     workers: Workers = 1,
+    min_workers: MinWorkers = None,
     gpu: Gpu = None,
     zero: Zero = 0,
     recompute: Recompute = False,
@@ -65,7 +67,9 @@ def train(
         seconds = {stage["fingerprint"]: stage["seconds"] for stage in told["stages"]}
     else:
         seconds = run_plan(
-            printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price, recompute=recompute
+            *(printer, artifacts, study, plan, workers, zero, address, checkpoint_every, gpu, price),
+            min_workers=min_workers,
+            recompute=recompute,
         )
     report(printer, artifacts, study, plan, seconds)
 
@@ -76,6 +80,7 @@ def plan(
     shots: Shots = 1,
     preset: Preset = "paper",
     workers: Workers = 1,
+    min_workers: MinWorkers = None,
     gpu: Gpu = None,
     zero: Zero = 0,
     recompute: Recompute = False,
@@ -91,6 +96,7 @@ def plan(
     study = build_study(artifacts, data, task, shots, preset, seed, overrides)
     made = study.plan(artifacts)
     made.check_workers([workers])
+    fewer_than(workers, min_workers, made)
     printer.table(
         ("stage", "state", "why", "fingerprint"),
         [(step.stage.name, step.state, step.why, step.stage.fingerprint) for step in made.steps],
@@ -106,6 +112,17 @@ def plan(
             ],
         }
     )
+
+
+def fewer_than(workers: int, min_workers: int | None, plan: Plan) -> tuple[int, ...]:
+    """The numbers of workers from min_workers on that will do while there is no room for all."""
+    from compgan_core.errors import ConfigurationError
+
+    if min_workers is None:
+        return ()
+    if min_workers > workers:
+        raise ConfigurationError(f"--min-workers {min_workers} is more than --workers {workers}: give at most as many")
+    return plan.sizes(range(min_workers, workers))
 
 
 def build_study(
@@ -138,6 +155,7 @@ def run_plan(
     price: float | None = None,
     *,
     alone: bool = False,
+    min_workers: int | None = None,
     recompute: bool = False,
 ) -> dict[str, float]:
     """Run what the plan says, on a Ray that is joined or started; the seconds of each stage, by fingerprint.
@@ -148,6 +166,7 @@ def run_plan(
     if not plan.to_run:
         return seconds
     plan.check_workers([workers])
+    fewer = fewer_than(workers, min_workers, plan)
     from orchestrator.artifacts.artifacts import Artifacts
     from orchestrator.cli.progress import watch
     from orchestrator.monitor.keeper import head_of, keep
@@ -163,6 +182,7 @@ def run_plan(
 
         settings = Workers(
             num_workers=workers,
+            fewer=fewer,
             zero_stage=zero,
             use_gpu=gpu,
             recompute=recompute,

@@ -87,6 +87,7 @@ def keep(
     """
     store.put_bytes(head_key(head.id), head.model_dump_json(indent=1).encode(), create_only=True)
     keeper = _Keeper(store, head, warn)
+    keeper.write()  # from here on it lives, for those who tidy up
     keeper.thread.start()
     try:
         with _stoppable():
@@ -140,7 +141,7 @@ class _Keeper:
         with self._lock:
             self.kept.status = self.kept.status.model_copy(update={"state": state, "error": error})
             self._log("", None, f"the run ended: {state} {error}".rstrip(), time.time())
-        self._write()
+        self.write()
 
     def _log(self, stage: str, rank: int | None, message: str, at: float) -> None:
         line = LogLine(at=at, stage=stage, rank=rank, message=message)
@@ -152,11 +153,11 @@ class _Keeper:
 
     def _write_on(self) -> None:
         while not self._ended.is_set():
-            self._write()
             self._heed()
             if self._soon.wait(WRITE_EVERY_S):
                 self._ended.wait(SOON_S)
                 self._soon.clear()
+            self.write()
 
     def _heed(self) -> None:
         """End the run, as Ctrl-C would, if somebody asked for it."""
@@ -166,7 +167,7 @@ class _Keeper:
                 self.warn(f"somebody asked run {self.head.id} to stop")
                 _thread.interrupt_main(STOP)  # nothing is sent, so nothing can be blocked
 
-    def _write(self) -> None:
+    def write(self) -> None:
         with self._lock:
             self.kept.status.updated_at = time.time()
             status, lines, self._lines = self.kept.status.model_dump_json(), self._lines, []

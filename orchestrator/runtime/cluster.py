@@ -33,6 +33,8 @@ class Workers(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     num_workers: int = Field(1, ge=1)
+    fewer: tuple[int, ...] = ()
+    """Smaller numbers of workers that will do while there is no room for so many."""
     zero_stage: int = 0
     use_gpu: bool | None = None
     """None: if the cluster has any."""
@@ -102,8 +104,10 @@ def resources_per_worker(workers: Workers) -> Resources:
     """What each worker will ask for. Raises CapacityError if that can never be placed on this cluster."""
     nodes = alive_nodes()
     resources = [node["Resources"] for node in nodes]
-    if any(NODE_GROUP in node["Labels"] for node in nodes) and not _fits(workers, resources):
-        return _least(workers, resources)  # an autoscaler may bring nodes; if it does not, the start timeout says so
+    less = [workers.model_copy(update={"num_workers": n}) for n in workers.fewer]
+    growing = any(NODE_GROUP in node["Labels"] for node in nodes) or any(_fits(w, resources) for w in less)
+    if growing and not _fits(workers, resources):
+        return _least(workers, resources)  # nodes may come; if none does, the start timeout says so
     return place(workers, resources)
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -118,11 +120,25 @@ def _gather(partition: Tensor) -> Tensor:
     return flat
 
 
+@contextmanager
+def _without(package: str) -> Iterator[None]:
+    """As if it were not installed, for those who import it meanwhile and can do without."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+
+
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float, zero_stage: int) -> Any:
     on_cpu = next(module.parameters()).device.type == "cpu"
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed  # takes seconds, and only workers need it
+    with _without("mlflow"):  # which it imports if it is there, for its autotuner: as long as all the rest
+        import deepspeed  # takes seconds, and only workers need it
     from deepspeed.ops import __compatible_ops__
 
     if on_cpu:

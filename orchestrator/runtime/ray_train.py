@@ -26,7 +26,14 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, COLLECTIVE_TIMEOUT_S_ENV_VAR
 from ray.train.v2._internal.exceptions import InsufficientClusterResourcesError
 from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller.state import ReschedulingState, RestartingState, RunningState
+from ray.train.v2._internal.execution.controller.state import (
+    InitializingState,
+    ReschedulingState,
+    ResizingState,
+    RestartingState,
+    RunningState,
+)
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from compgan_core.errors import CapacityError, CompganError, DivergenceError, StorageError, retold, told
@@ -94,6 +101,24 @@ class _Trainer(TorchTrainer):
         idle = (DatasetsCallback, PlacementGroupCleanerCallback)
         return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, idle)]
 
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        config, workers = self.scaling_config, self.train_loop_config["workers"]
+        if config.elasticity_enabled:
+            options["scaling_policy"] = _Sizes(config, (*workers.fewer, workers.num_workers))
+        return super()._initialize_and_run_controller(**options)
+
+
+class _Sizes(ElasticScalingPolicy):
+    """As many workers as there is room for, but only numbers over which batches divide."""
+
+    def __init__(self, scaling_config: ScalingConfig, sizes: tuple[int, ...]):
+        super().__init__(scaling_config)
+        self._sizes = sizes
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        room = super()._count_possible_workers(reserved_resources)
+        return max((size for size in self._sizes if size <= room), default=0)
+
 
 def _trainer(config: dict[str, Any], name: str, workers: Workers, resources: Resources, store: Store) -> TorchTrainer:
     path, filesystem = store.ray_storage()
@@ -101,7 +126,10 @@ def _trainer(config: dict[str, Any], name: str, workers: Workers, resources: Res
         _work,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=workers.num_workers, use_gpu="GPU" in resources, resources_per_worker=resources
+            num_workers=(min(workers.fewer), workers.num_workers) if workers.fewer else workers.num_workers,
+            elastic_resize_monitor_interval_s=workers.checkpoint_every_s,  # what a resize costs is no more than that
+            use_gpu="GPU" in resources,
+            resources_per_worker=resources,
         ),
         torch_config=TorchConfig(timeout_s=int(workers.collective_timeout_s)),
         run_config=RunConfig(
@@ -152,11 +180,16 @@ class _InController(ControllerCallback):
             self._waiting_since = None
             return
         self._waiting_since = self._waiting_since or time.monotonic()
-        if isinstance(current_state, RestartingState):
+        if isinstance(current_state, ResizingState):
+            count = current_state.scaling_decision.num_workers
+            message = f"going on from the last checkpoint with another number of workers: {count}"
+            self._mailbox.push.remote({"kind": "restarting", "message": message})
+        if isinstance(current_state, RestartingState) and not isinstance(previous_state, RestartingState):
             message = f"restarting from the last checkpoint: {_accident(current_state.training_failed_error)}"
             self._mailbox.push.remote({"kind": "restarting", "message": message})
         timeout_s = self._workers.start_timeout_s
-        if isinstance(current_state, ReschedulingState) and time.monotonic() - self._waiting_since >= timeout_s:
+        waits = isinstance(current_state, (InitializingState, RestartingState, ReschedulingState))
+        if waits and time.monotonic() - self._waiting_since >= timeout_s:
             asked = arithmetic(self._workers, self._resources, [node["Resources"] for node in alive_nodes()])
             raise CapacityError(f"no worker could start within {timeout_s:g} seconds: {asked}, and others may use it")
 

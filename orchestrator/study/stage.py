@@ -89,6 +89,11 @@ class Plan:
                         f"{', '.join(str(d) for d in range(1, batch + 1) if batch % d == 0)}, or another schedule.batch"
                     )
 
+    def sizes(self, counts: Iterable[int]) -> tuple[int, ...]:
+        """Those of these numbers of workers over which the batches of every stage divide."""
+        batches = [batch for stage in self.to_train for batch in _batches(stage.arguments.values())]
+        return tuple(n for n in counts if not any(batch % n for batch in batches))
+
 
 def _batches(values: Iterable[object]) -> Iterator[int]:
     """Of every schedule in a stage's arguments."""

@@ -7,11 +7,13 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import small_study as small
-from by_hand import free_ports
+from by_hand import Head, cluster, free_ports, submit
 
 from orchestrator.artifacts.store import open_store
 from orchestrator.store_server import StoreServer
@@ -76,21 +78,10 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
     trained: dict, bucket: str, by_hand: str
 ) -> None:
     """`ray job submit` on what `ray up cluster/local.yaml` runs."""
-    environment = os.environ | {"PATH": f"{small.ORCH.parent}:{os.environ['PATH']}"}
-    stranger = environment | {"RAY_AUTH_MODE": "disabled"}
-
-    def submit(env: dict[str, str], *entry: str) -> subprocess.CompletedProcess[str]:
-        command = ["ray", "job", "submit", "--address", by_hand, "--working-dir", ".", "--", *entry]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-
     options = small.options(bucket, **small.LONG, **{"finetune.novel_share": "0.3", "variants": '["plain"]'})
-    for _ in range(30):  # the agent that starts jobs comes up some time after Ray's dashboard
-        done = submit(environment, "python", "jobs/train_compgan.py", *options, "--json")
-        if "No available agent" not in done.stderr:
-            break
-        time.sleep(1)
+    done = submit(by_hand, "python", "jobs/train_compgan.py", *options, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    refused = submit(stranger, "true")
+    refused = submit(by_hand, "true", RAY_AUTH_MODE="disabled")
     assert refused.returncode != 0 and "authentication is enabled" in refused.stderr
     assert small.orch("cluster", "idle", "--minutes", "0", "--address", by_hand).returncode == 0
     assert small.orch("cluster", "idle", "--minutes", "9", "--address", by_hand).returncode == 1
@@ -101,6 +92,54 @@ def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_w
     plan = small.facts(small.orch("plan", *options, "--json"))
     assert {s["fingerprint"] for s in json.loads(line)["stages"]} == {s["fingerprint"] for s in plan["stages"]}
     assert {s["state"] for s in plan["stages"]} == {"cached"}
+
+
+@pytest.fixture(scope="module")
+def fake_nodes(trained: dict) -> Iterator[Head]:
+    """cluster/fake-nodes.yaml: one CPU on the head, and one on each node that its autoscaler may bring."""
+    with cluster("fake-nodes", "") as head:
+        yield head
+
+
+def test_nodes_come_for_a_job_that_asks_for_more_workers_than_there_are(fake_nodes: Head, bucket: str) -> None:
+    options = small.options(bucket, **{"compgan.schedule.steps": "6", "variants": '["plain"]'})
+    done = submit(fake_nodes.dashboard, "python", "jobs/train_compgan.py", *options, "--workers", "2", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [worker["rank"] for worker in newest_run(bucket)["workers"]] == [0, 1]
+
+
+def test_with_fewer_workers_it_goes_on_when_a_node_is_lost_and_with_more_when_one_comes(
+    fake_nodes: Head, bucket: str
+) -> None:
+    options = small.options(bucket, **{"compgan.schedule.steps": "300", "variants": '["plain"]'})
+    options += ["--workers", "2", "--min-workers", "1", "--checkpoint-every", "1", "--address", fake_nodes.gcs]
+    # Not as a job: pretended nodes share a directory, and each removes there what a job brought along.
+    command = [small.ORCH, "train", *options]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while run.poll() is None:
+        status = newest_run(bucket)
+        if status["current"] == "compgan" and len(status["workers"]) == 2 and status["checkpoint"]:
+            pretended_node().kill()
+            break
+        time.sleep(0.2)
+    _, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said
+    happened = re.findall(r"number of workers: (\d)|(worker \d died)", said)
+    assert [number or "lost" for number, _ in happened][-2:] == ["lost", "2"], said
+    assert list(open_store(bucket).keys("checkpoints/")) == []
+
+
+def newest_run(bucket: str) -> dict:
+    """Its status, as anybody can see it."""
+    runs = small.facts(small.orch("ls", "--store", bucket, "--json"))["runs"]
+    return small.facts(small.orch("show", runs[0]["run"], "--store", bucket, "--json"))["status"]
+
+
+def pretended_node() -> psutil.Process:
+    """The raylet of the newest node that is not a head."""
+    named = [(p, " ".join(p.cmdline())) for p in psutil.process_iter() if p.name() == "raylet"]
+    numbered = [(re.search(r"--node_id=f{50,}(\d{5})", line), p) for p, line in named]
+    return max((match[1], p) for match, p in numbered if match and int(match[1]))[1]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ WORKERS = {
     "aws-1gpu": 1,
     "aws-8gpu": 8,
     "aws-spot-many": 16,
+    "fake-nodes": 3,
     "gcp-many": 16,
     "local": 1,
     "on-prem": 6,
