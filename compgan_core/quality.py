@@ -162,6 +162,14 @@ def summary(edits: Mapping[str, Read]) -> dict[str, float]:
     return figures
 
 
+def readings(edits: Mapping[str, Read]) -> dict[str, np.ndarray]:
+    """`E_judge` and the like -> bool (n, 3): what was read as wanted, by edit and reader, with the columns of `READ`.
+
+    Row i is tuple i in each, and for every generator of a split, so that two generators can be compared in pairs.
+    """
+    return {f"{name}_{by}": hits.numpy() for name, read in edits.items() for by, hits in read.hits.items()}
+
+
 def preservation(edits: Mapping[str, Read], labels: Labels) -> dict[str, Any]:
     """Percent read as wanted, over all edits and by the pose and the expression that was wanted (Figs. 13-15).
 

@@ -95,8 +95,8 @@ def quality(
 ) -> Metrics:
     """What the judge and F_cls read in edits of base training faces, and how far they are from the truth.
 
-    Inputs: faces, split, classifier, judge; compgan or rival. Writes preservation.json (Figs. 13-15) and
-    identities.safetensors (features for Fig. 18).
+    Inputs: faces, split, classifier, judge; compgan or rival. Writes preservation.json (Figs. 13-15), readings.npz
+    (what was read in each edit) and identities.safetensors (features for Fig. 18).
     """
     data, roles = open_data(inputs)
     editors = networks.load_editors(inputs, generator, size, data.labels, runtime.device)
@@ -110,6 +110,7 @@ def quality(
     edits = quality_of.read_edits(runtime, editors, readers, tuples, judge.edits)
     if runtime.rank == 0:
         (out / "preservation.json").write_text(json.dumps(quality_of.preservation(edits, data.labels), indent=1))
+        np.savez_compressed(out / "readings.npz", **quality_of.readings(edits))  # type: ignore[arg-type]
         rows = np.setdiff1d(roles.base_train, seen)
         features = quality_of.identity_features(editors, readers["f_cls"], data, rows, size, seed, runtime.device)
         save_state(out / "identities.safetensors", features)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
 from compgan_core import metrics
+from compgan_core.quality import READ
 from orchestrator.artifacts.artifacts import Artifacts, Record
 from orchestrator.datasets import Dataset
 from orchestrator.reproduce.reproduction import Key, Reproduction
@@ -58,6 +59,19 @@ class Evidence:
         for run, record in self.runs(task, shots, variant).items():
             read = self._readings(record)
             found[run] = np.concatenate([read[f"{p}_read"] == read[f"{p.split('_')[0]}_truth"] for p in part])
+        return found
+
+    def edits_read(self, task: str, stage: str, what: str, edits: Sequence[str]) -> Hits:
+        """The share of each tuple's `edits` in which the judge read `what` as intended. stage: `quality`, or a rival's.
+
+        A run is a seed; edits of one tuple share their source, so they are one unit.
+        """
+        found = {}
+        for key, study in self.reproduction.studies.items():
+            record = self.named(study).get(stage) if key.task == task else None
+            if record:
+                read = self._readings(record)
+                found[Run(key.seed, 0, 0)] = np.mean([read[f"{e}_judge"][:, READ.index(what)] for e in edits], axis=0)
         return found
 
     def supervised(self, dataset: Dataset) -> dict[str, dict[Run, Record]]:
@@ -120,8 +134,8 @@ class Evidence:
         wanted = [
             (record, name)
             for record in self.records.values()
-            if "readings.npz" in record.files
             for name in ("readings.npz", "confusion.npz")
+            if name in record.files
         ]
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
             read = pool.map(lambda item: self.artifacts.read(*item), wanted)

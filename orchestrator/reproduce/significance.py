@@ -7,7 +7,6 @@ the second. Runs that share shots are no sample of their own, so they are averag
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +35,8 @@ class Run(NamedTuple):
 
 
 Hits = Mapping[Run, np.ndarray]
-"""Run -> bool (images,), whether each test image was read right. Runs of one seed have the same images."""
+"""Run -> (images,) bool, whether each test image was read right, or the share of its edits. Runs of one seed have the
+same images."""
 
 
 class Spread(NamedTuple):
@@ -101,13 +101,6 @@ def compare(better: Hits, worse: Hits, seed: int = 0) -> Comparison | None:
         by_seed[run.seed].append(of_images)
     images = [100 * _balanced(runs, [run for run in both if run.seed == s]) for s, runs in by_seed.items()]
     return Comparison(fmean(units), t_interval(units), _bootstrap(images, seed), len(units))
-
-
-def compare_shares(better: float, worse: float, n: int) -> Comparison:
-    """Two percentages of `n` edits each, whose single edits were not kept: the normal interval of unpaired shares."""
-    variance = sum(p * (100 - p) / n for p in (better, worse))
-    half, difference = 1.96 * math.sqrt(variance), better - worse
-    return Comparison(difference, None, Interval(difference - half, difference + half), 1)
 
 
 def _by_unit(values: Mapping[Run, float]) -> list[float]:

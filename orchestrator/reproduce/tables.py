@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE
 from compgan_core.variants import RIVALS, VARIANTS
@@ -13,7 +12,7 @@ from orchestrator.datasets import Dataset
 from orchestrator.reproduce.evidence import TABLE_7, Evidence
 from orchestrator.reproduce.paper import Claim, PaperTable, paper
 from orchestrator.reproduce.reproduction import Key
-from orchestrator.reproduce.significance import Comparison, Run, Spread, Verdict, compare, compare_shares, spread
+from orchestrator.reproduce.significance import Comparison, Run, Spread, Verdict, compare, spread
 from orchestrator.reproduce.supervised import ROWS
 from orchestrator.results import COLUMNS
 
@@ -296,18 +295,12 @@ def _preservation(evidence: Evidence) -> list[Finding]:
             f"Generated faces show the intended {what} more often than those of other generators (Fig. {_figure(what)})"
         )
         for task in evidence.reproduction.tasks:
-            study = evidence.study(task)
-            records = evidence.named(study) if study else {}
-            if not study or "quality" not in records:
-                continue
-            for rival in (rival for rival in RIVALS if f"quality {rival}" in records):
-                figures = [
-                    fmean(records[name].metrics[f"{edit}_judge_{what}"] for edit in edits)
-                    for name in ("quality", f"quality {rival}")
-                ]
-                compared = compare_shares(figures[0], figures[1], study.recipe.judge.edits * len(edits))
-                claim = Claim(said=said, table=4, better="compgan", worse=(rival,))
-                found.append(Finding(claim, task, 0, rival, None, {"read by the judge": compared}))
+            ours = evidence.edits_read(task, "quality", what, edits)
+            for rival in RIVALS:
+                compared = compare(ours, evidence.edits_read(task, f"quality {rival}", what, edits))
+                if compared:
+                    claim = Claim(said=said, table=4, better="compgan", worse=(rival,))
+                    found.append(Finding(claim, task, 0, rival, None, {"read by the judge": compared}))
     return found
 
 

@@ -22,6 +22,7 @@ VERSIONS: dict[str, int] = {
     # 2: convolutions in another memory layout and fused optimizers, which round otherwise.
     **dict.fromkeys(("pretrain", "classifier", "judge", "compgan", "finetune", "combine"), 2),
     "evaluate": 2,  # 2: keeps what was read in each test image, for paired tests
+    "quality": 2,  # 2: keeps what was read in each edit, for the same
 }
 
 

@@ -65,6 +65,9 @@ def test_the_report_has_the_papers_numbers_a_verdict_for_each_claim_and_records_
     claims = [*csv.DictReader(texts["claims.csv"].splitlines())]
     assert {"holds", "does not hold", "undecided"} >= {claim["verdict"] for claim in claims}
     assert sum(done["claims"].values()) > 60
+    judged = [claim for claim in claims if claim["measure"] == "read by the judge"]
+    assert len(judged) == 3 * len(RIVALS) * len(TASKS)  # expression, pose and identity
+    assert all(float(claim["over_images_low"]) <= float(claim["difference"]) for claim in judged)
     cells = [*csv.DictReader(texts["cells.csv"].splitlines())]
     for cell in cells:
         assert bool(cell["mean"]) == bool(cell["records"]) != bool(cell["why_not"])

@@ -108,10 +108,14 @@ def test_perfect_edits_are_at_no_distance_and_others_are_not():
 def test_what_is_preserved_is_what_the_readers_read():
     found, _, judge, whole = read(lambda batch: [batch.reals[TARGET[k]] for k in range(4)])
     table, figures = quality.preservation(found, LABELS), quality.summary(found)
+    kept = quality.readings(found)
+    assert kept.keys() == {f"{name}_{reader}" for name in quality.EDITS for reader in ("judge", "f_cls")}
     for name, call in quality.EDITS.items():
         assert table[name]["edits"] == sum(table[name]["edits_by_pose"].values()) == N
         logits = judge(whole.reals[TARGET[call]])
         pose = 2 if CALLS[call].cell.startswith("pt") else 0
+        assert (kept[f"{name}_judge"][:, 1] == (logits.pose.argmax(1) == pose).numpy()).all()
+        assert (kept[f"{name}_judge"][:, 0] == (logits.identity.argmax(1) == whole.identity).numpy()).all()
         share = 100 * (logits.pose.argmax(1) == pose).double().mean().item()
         assert table[name]["judge"]["pose"]["all"] == figures[f"{name}_judge_pose"] == pytest.approx(share)
         assert table[name]["judge"]["pose"]["by_pose"] == {LABELS.poses[pose]: pytest.approx(share)}

@@ -5,7 +5,7 @@ import pytest
 
 from compgan_core.variants import TABLE_4, TABLE_5, VARIANTS
 from orchestrator.reproduce.paper import TASKS, paper
-from orchestrator.reproduce.significance import Run, compare, compare_shares, spread, t_interval
+from orchestrator.reproduce.significance import Run, compare, spread, t_interval
 from orchestrator.reproduce.tables import Finding
 
 
@@ -69,9 +69,14 @@ def test_the_bootstrap_of_images_agrees_with_the_normal_interval():
     assert found.over_images == pytest.approx((100 * d.mean() - half, 100 * d.mean() + half), abs=0.15)
 
 
-def test_shares_of_single_edits_that_were_not_kept():
-    assert compare_shares(60, 50, 512).verdict == "holds"
-    assert compare_shares(52, 50, 512).verdict == "undecided"
+def test_edits_of_one_tuple_are_compared_in_pairs_and_count_once():
+    tuples = np.arange(512)  # read in both, one or none of a tuple's two edits
+    one, other = ((tuples < share * 512).astype(float) for share in (0.50, 0.47))
+    by_chance = np.random.default_rng(4).permutation(other)
+    assert compare({Run(0, 0, 0): one}, {Run(0, 0, 0): other}).verdict == "holds"
+    assert compare({Run(0, 0, 0): one}, {Run(0, 0, 0): by_chance}).verdict == "undecided"
+    halves = compare({Run(0, 0, 0): (one + other) / 2}, {Run(0, 0, 0): other})
+    assert (halves.verdict, halves.units) == ("holds", 1) and halves.difference == pytest.approx(1.5, abs=0.2)
 
 
 def test_the_papers_figures_agree_with_one_another():
@@ -96,7 +101,8 @@ def test_the_papers_figures_agree_with_one_another():
 
 def test_a_rise_of_one_measure_against_a_fall_of_another_decides_nothing():
     claim = paper().claims[0]
-    up, down, neither = (compare_shares(a, b, 500) for a, b in ((60, 40), (40, 60), (50, 50)))
+    rows = {share: {Run(0, 0, 0): np.arange(500) < 5 * share} for share in (40, 50, 60)}
+    up, down, neither = (compare(rows[a], rows[b]) for a, b in ((60, 40), (40, 60), (50, 50)))
     verdicts = {}
     for name, others in {"alone": (), "beside": (neither,), "against": (neither, down)}.items():
         measures = {str(i): c for i, c in enumerate((up, *others))}
