@@ -58,6 +58,7 @@ def test_the_same_command_completes_a_sweep_whose_driver_was_killed(
     assert results(prepared, small.facts(done)["sweep"]) == undisturbed_weights["results"]
 
 
+@pytest.mark.soak  # who takes over from whom is tested by the second: integration/test_lease.py
 def test_another_takes_over_a_shared_stage_from_its_checkpoint(
     undisturbed_counts: dict, drawn: Path, tmp_path: Path
 ) -> None:

@@ -59,7 +59,7 @@ def test_optuna_searches_after_the_baseline_and_asha_looks_on(prepared: Path, tm
     assert all(line["seconds"] > 0 for line in facts["leaderboard"])
 
 
-@pytest.mark.parametrize("trials", [8, pytest.param(64, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("trials", [4, pytest.param(64, marks=pytest.mark.soak)])
 def test_many_trials_at_once_share_what_they_have_in_common_in_bounded_memory(
     s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trials: int
 ) -> None:
