@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class Figure:
     """`Fig. 13`."""
     title: str
     caption: str = ""
-    files: tuple[str, ...] = ()
-    """PNG files in the directory of the report."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """PNG files in the directory of the report, and what each shows where there are several."""
     why: str = ""
 
     def embedded(self, path: Path) -> str:
@@ -61,7 +61,7 @@ def figures_of(evidence: Evidence, directory: Path) -> list[Figure]:
     found = [_alike(evidence, directory)]
     write_figure(made.dataset, directory / "distribution.png")
     counted = f"Of {made.dataset.manifest.kept} faces."
-    found.append(Figure("Figs. 5 and 6", "Faces by identity, pose and expression", counted, ("distribution.png",)))
+    found.append(Figure("Figs. 5 and 6", "Faces by identity, pose and expression", counted, {"distribution.png": ""}))
     found += _confusions(evidence, directory)
     study = _first_drawn(evidence)
     if study is None:
@@ -114,7 +114,7 @@ def _alike(evidence: Evidence, directory: Path) -> Figure:
 
     charts.png(draw, (6.4, 4.0), directory / "alike.png")
     caption = "Features of Comp-GAN-Cls, from scratch; the expressions are those whose means lie nearest together."
-    return Figure("Fig. 3", title, caption, ("alike.png",))
+    return Figure("Fig. 3", title, caption, {"alike.png": ""})
 
 
 def _confusions(evidence: Evidence, directory: Path) -> list[Figure]:
@@ -136,7 +136,7 @@ def _confusions(evidence: Evidence, directory: Path) -> list[Figure]:
         labels = max(len(matrix.labels) for matrix in matrices.values())
         file = f"confusion-{of.lower()}.png"
         charts.png(_matrices(matrices), (0.8 + 4.6 * len(matrices), 1.2 + max(3.4, 0.2 * labels)), directory / file)
-        figures.append(Figure(name, title, "Row: truth; column: what was read; in percent of the row.", (file,)))
+        figures.append(Figure(name, title, "Row: truth; column: what was read; in percent of the row.", {file: ""}))
     return figures
 
 
@@ -172,15 +172,14 @@ def _sheets(
     stages: Sequence[str],
 ) -> Figure:
     """The grids that stages have drawn."""
-    files, of = [], []
+    files = {}
     for stage in (stage for stage in stages if stage in records):
         maker = MAKERS[stage.replace("pictures", "quality")]
         file = f"faces-{maker.lower().replace('/', '')}.png"
         shutil.copyfile(evidence.artifacts.fetch(records[stage]) / "faces.png", directory / file)
-        files.append(file)
-        of.append(maker)
-    caption = f"{', '.join(of)}. Columns with a green head are synthesized; beside each its reference and the truth."
-    return Figure(name, title, caption if files else "", tuple(files), "" if files else "no rival has been trained")
+        files[file] = maker
+    caption = "Columns with a green head are synthesized; beside each its reference and the truth."
+    return Figure(name, title, caption if files else "", files, "" if files else "no rival has been trained")
 
 
 def _preservation(evidence: Evidence, directory: Path, records: Mapping[str, Record], task: str) -> list[Figure]:
@@ -215,7 +214,7 @@ def _preservation(evidence: Evidence, directory: Path, records: Mapping[str, Rec
             f"Percent of {edits} in {task} whose {what} is read as intended, by the judge, which never supervised a "
             f"generator; over all: {means}. Right: read by the classifier that supervised Comp-GAN, as in the paper."
         )
-        figures.append(Figure(name, f"How often the intended {what} is read", caption, (file,)))
+        figures.append(Figure(name, f"How often the intended {what} is read", caption, {file: ""}))
     return figures
 
 
@@ -252,15 +251,16 @@ def _dots(shares: Mapping[str, Mapping[str, Sequence[float]]], categories: Seque
 
 
 def _ablations(evidence: Evidence, directory: Path) -> Figure:
-    title, files, without = "Comp-GAN without each of its losses, and with one generator", [], []
+    title, files = "Comp-GAN without each of its losses, and with one generator", {}
     for what, study in evidence.reproduction.ablated.items():
         record = evidence.named(study).get("pictures")
         if record:
-            files.append(f"{what.replace(' ', '-')}.png")
-            shutil.copyfile(evidence.artifacts.fetch(record) / "faces.png", directory / files[-1])
-            without.append(what)
+            file = f"{what.replace(' ', '-')}.png"
+            shutil.copyfile(evidence.artifacts.fetch(record) / "faces.png", directory / file)
+            files[file] = what[0].upper() + what[1:]
     why = "" if files else "each needs a training of its own: ask for them with --ablations"
-    return Figure("Fig. 16", title, "From the top: " + "; ".join(without) + "." if files else "", tuple(files), why)
+    caption = "All edit the faces of Fig. 11, after the same references." if files else ""
+    return Figure("Fig. 16", title, caption, files, why)
 
 
 def _by_shots(evidence: Evidence, directory: Path) -> Figure:
@@ -280,7 +280,7 @@ def _by_shots(evidence: Evidence, directory: Path) -> Figure:
                 captions.append([f"{shots} shot{'s' * (shots > 1)}"] * len(of))
         if len(rows) > 1 and len({len(row) for row in rows}) == 1:
             face_grid(rows, [""] * len(rows[0]), captions, [True] * len(rows[0]), directory / "shots.png")
-            return Figure("Fig. 17", title, f"{task}, the novel {attribute} {category!r}.", ("shots.png",))
+            return Figure("Fig. 17", title, f"{task}, the novel {attribute} {category!r}.", {"shots.png": ""})
     return Figure("Fig. 17", title, why="Table 6 has not run yet on ER-FE or ER-FP")
 
 
@@ -304,4 +304,4 @@ def _identities(evidence: Evidence, directory: Path, records: Mapping[str, Recor
 
     charts.png(draw, (9.0, 4.4), directory / "identities.png")
     caption = "Stars are faces, dots their edits, a colour is a person; features of the classifier."
-    return Figure("Fig. 18", title, caption, ("identities.png",))
+    return Figure("Fig. 18", title, caption, {"identities.png": ""})

@@ -126,7 +126,7 @@ def _markdown(report: Report) -> str:
     lines += ["", "## Figures", ""]
     for figure in report.figures:
         lines += [f"### {figure.name}: {figure.title}", "", figure.caption or figure.why, ""]
-        lines += [f"![{name}]({name})" for name in figure.files] + [""]
+        lines += [f"{shows}\n\n![{shows or figure.title}]({name})\n" for name, shows in figure.files.items()]
     lines += ["## Records", "", "Which records each number was computed from.", ""]
     for table in report.tables:
         for i, row in enumerate(table.rows):
@@ -166,20 +166,33 @@ def _html(report: Report, directory: Path) -> str:
         summary=_summary(report),
         anchor=anchor,
         place=_place,
-        places=list(dict.fromkeys(_place(finding) for finding in report.findings)),
-        claims=_by_claim(report.findings),
+        groups=_groups(report.findings),
         titles=_titles,
         embedded={name: figure.embedded(directory / name) for figure in report.figures for name in figure.files},
     )
 
 
-def _by_claim(findings: Sequence[Finding]) -> dict[tuple[str, bool, str], dict[str, Finding]]:
-    """(claim, whether it is ours, row that it is against) -> task -> finding."""
-    found: dict[tuple[str, bool, str], dict[str, Finding]] = {}
-    for finding in findings:
-        claim = (finding.claim.said, finding.claim.ours, _titles(finding)[1])
-        found.setdefault(claim, {})[_place(finding)] = finding
-    return found
+@dataclass(frozen=True)
+class Group:
+    """Claims of one kind, which are made on the same tasks."""
+
+    about: str
+    places: tuple[str, ...]
+    """Tasks, with the number of shots."""
+    claims: dict[tuple[str, bool], dict[str, dict[str, Finding]]]
+    """(claim, whether it is ours) -> row that it is against -> place -> finding."""
+
+
+def _groups(findings: Sequence[Finding]) -> list[Group]:
+    groups = []
+    for about in dict.fromkeys(finding.about for finding in findings):
+        of = [finding for finding in findings if finding.about == about]
+        claims: dict[tuple[str, bool], dict[str, dict[str, Finding]]] = {}
+        for finding in of:
+            rows = claims.setdefault((finding.claim.said, finding.claim.ours), {})
+            rows.setdefault(_titles(finding)[1], {})[_place(finding)] = finding
+        groups.append(Group(about, tuple(dict.fromkeys(_place(finding) for finding in of)), claims))
+    return groups
 
 
 def _cells(report: Report) -> str:

@@ -20,6 +20,7 @@ F2ED_SUPERVISED = 69.13
 """Accuracy of Comp-GAN-Cls on F2ED (Sec. 5.1)."""
 PRESERVED = {"expression": ("E",), "pose": ("P",), "identity": ("P", "E")}
 """What generated faces shall have (Figs. 13-15), and the edits that it is read in."""
+JUDGED = "read by the judge"
 NOT_YET = "has not run yet"
 
 
@@ -74,6 +75,13 @@ class Finding:
             return None
         first = next(iter(self.by_measure.values())).verdict
         return "undecided" if self.disagree else first
+
+    @property
+    def about(self) -> str:
+        """What kind of claim it is."""
+        if JUDGED in self.by_measure:
+            return "What a judge reads in generated faces"
+        return "Pre-training" if self.claim.table in paper().supervised else "Recognition"
 
     @property
     def disagree(self) -> bool:
@@ -300,7 +308,7 @@ def _preservation(evidence: Evidence) -> list[Finding]:
                 compared = compare(ours, evidence.edits_read(task, f"quality {rival}", what, edits))
                 if compared:
                     claim = Claim(said=said, table=4, better="compgan", worse=(rival,))
-                    found.append(Finding(claim, task, 0, rival, None, {"read by the judge": compared}))
+                    found.append(Finding(claim, task, 0, rival, None, {JUDGED: compared}))
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import SCREENS, browser, looked_at
 from small_study import SETTINGS, facts, import_faces, orch
 
 from compgan_core.variants import RIVALS, TABLE_4, TABLE_5, VARIANTS
@@ -77,6 +78,16 @@ def test_the_report_has_the_papers_numbers_a_verdict_for_each_claim_and_records_
     assert {target for target in re.findall(r'href="#([^"]+)"', texts["index.html"])} <= ids
     again = facts(orch(*command))
     assert again["stage_runs"]["to_run"] == 0 and again["tables"] == done["tables"]
+
+
+@browser
+@pytest.mark.parametrize(("width", "dark"), SCREENS)
+def test_in_a_browser_its_page_can_be_read_and_shows_every_picture(done, tmp_path, width, dark):
+    page = Path(done["report"]["index.html"])
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<img ") == len(RIVALS) + 6  # sheets, and Figs. 5 and 6, 11, 13 to 15 and 18
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', text)  # no network
+    looked_at(page, tmp_path, width, dark)
 
 
 FER_FACES = 6  # of each of 7 expressions, on each side

@@ -74,6 +74,16 @@ def test_two_workers_with_zero_2_make_the_same_stages(ray_cluster: None, bucket:
     assert {s["state"] for s in plan["stages"]} == {"cached"}
 
 
+def test_a_reproduction_runs_on_ray(ray_cluster: None, bucket: str, tmp_path: Path) -> None:
+    """The supervised runs of Sec. 5.1; studies of tasks run as `orch train` runs them, which other tests see."""
+    options = ["--data", "drawn", "--tables", "2", "--seeds", "1", "--preset", "tiny", "--store", bucket]
+    few = [part for key in ("faces.max_expressions=5", "supervised.schedule.epochs=1") for part in ("--set", key)]
+    done = small.facts(small.orch("reproduce", *options, *few, "--report", str(tmp_path), "--json"))
+    assert not done["failures"] and done["stage_runs"]["to_run"] >= 6
+    rows = next(table["rows"] for table in done["tables"] if table["name"] == "Supervised on drawn")
+    assert {row for row, (mean,) in rows.items() if mean is None} == {"Comp-GAN-Cls, pre-trained"}  # on nothing
+
+
 def test_a_job_submitted_to_the_local_cluster_file_makes_the_records_that_orch_would_have_made(
     trained: dict, bucket: str, by_hand: str
 ) -> None:
