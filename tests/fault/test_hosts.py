@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
     pytest.mark.skipif(bool(NOT_HERE), reason=NOT_HERE),
 ]
-SETTINGS = {"variants": '["plain"]', "compgan.schedule.steps": "400"}  # ten seconds, to be disturbed in
+SETTINGS = {"variants": '["plain"]', "compgan.schedule.steps": "60"}  # long enough to be disturbed in
 RAY = small.ORCH.with_name("ray")
 # A lost host is noticed after some ten seconds, not half a minute; sooner, and a busy machine loses hosts by itself.
 IMPATIENT = {
