@@ -13,7 +13,7 @@ from compgan_core.compgan import CompGAN
 from compgan_core.data.labels import Labels
 from compgan_core.editors import ByReference, Editors
 from compgan_core.nets.attention import AttentionCNN, AttentionCNNRecipe
-from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.nets.classifier import AttributeClassifier, FaceClassifier
 from compgan_core.nets.gan import Discriminator, DiscriminatorRecipe, Generator, GeneratorRecipe, init_gan
 from compgan_core.nets.judge import Judge, JudgeNetRecipe
 from compgan_core.nets.lightcnn import LightCNN, LightCNNRecipe, load_public_checkpoint
@@ -39,6 +39,12 @@ def supervised(
         return face_classifier(recipe, size, labels, seed)
     with seeded(seed, "init attention"):
         return AttentionCNN(recipe, *_classes(labels))
+
+
+def attribute_classifier(recipe: LightCNNRecipe, size: int, attributes: int, seed: int) -> AttributeClassifier:
+    """Of so many binary attributes, before any training."""
+    with seeded(seed, "init classifier"):
+        return AttributeClassifier(recipe, size, attributes)
 
 
 def take_trunk(model: nn.Module, path: Path) -> None:

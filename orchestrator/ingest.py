@@ -126,9 +126,13 @@ def ingest(
     return record, manifest
 
 
-def faces_recipe(stored_size: int, expressions: Iterable[str]) -> dict[str, object]:
-    """What decides a tensor cache of a data set. expressions: those to keep; none of them for all."""
-    return {"stored_size": stored_size, "expressions": sorted(expressions)}
+def faces_recipe(stored_size: int, expressions: Iterable[str], *, attributes: bool = False) -> dict[str, object]:
+    """What decides a tensor cache of a data set. expressions: those to keep; none of them for all.
+
+    attributes: keep the binary attributes of each face, too.
+    """
+    found: dict[str, object] = {"stored_size": stored_size, "expressions": sorted(expressions)}
+    return found | ({"attributes": True} if attributes else {})
 
 
 def make_faces(
@@ -159,7 +163,7 @@ def make_faces(
         check_trainable(names)
     parts: list[DataFile] = []
     files: dict[str, FileEntry] = {}
-    wanted, write = [*_parts(head, labels, size)], _WritePixels(artifacts)
+    wanted, write = [*_parts(head, labels, size, bool(recipe.get("attributes")))], _WritePixels(artifacts)
     for result in here(wanted, write) if alone else spread(partial(iter, wanted), write, address=address):
         part = json.loads(result)
         parts.append(DataFile(**part["part"], name=f"part-{len(parts):06d}.arrow"))
@@ -218,13 +222,14 @@ class _WriteShard:
         return ledger
 
 
-def _parts(dataset: Record, labels: pa.Table, size: int) -> Iterator[bytes]:
+def _parts(dataset: Record, labels: pa.Table, size: int, attributes: bool) -> Iterator[bytes]:
     """For each shard that has any: the rows to decode, ascending, as ranges [from, to)."""
     shard, row = (np.asarray(labels[name]) for name in ("shard", "row"))
     for number in np.unique(shard):
         rows = np.sort(row[shard == number])
         ranges = [(int(r[0]), int(r[-1]) + 1) for r in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)]
-        yield json.dumps({"shard": dataset.inputs[f"shard-{number:06d}"], "rows": ranges, "size": size}).encode()
+        part = {"shard": dataset.inputs[f"shard-{number:06d}"], "rows": ranges, "size": size, "attributes": attributes}
+        yield json.dumps(part).encode()
 
 
 @dataclass(frozen=True)
@@ -237,6 +242,7 @@ class _WritePixels:
         wanted = json.loads(item)
         rows = hashlib.sha256(json.dumps(wanted["rows"]).encode()).hexdigest()
         recipe, inputs = {"size": wanted["size"], "rows": rows}, {"shard": wanted["shard"]}
+        recipe |= {"attributes": True} if wanted["attributes"] else {}
         name = fingerprint(PIXELS, VERSION, recipe, inputs)
         record = self.artifacts.record(PIXELS, name) or self._write(name, recipe, wanted, each)
         (entry,) = record.files.values()
@@ -251,7 +257,8 @@ class _WritePixels:
             # Not through the node's cache: the encoded faces are read this once.
             self.artifacts.download(self.artifacts.require(SHARD, wanted["shard"]), "faces.parquet", shard)
             rows = np.concatenate([np.arange(*range_) for range_ in wanted["rows"]])
-            decode_part(read_shard(shard, rows), len(rows), wanted["size"], out / "part.arrow", each=each)
+            faces, attributes = read_shard(shard, rows), wanted["attributes"]
+            decode_part(faces, len(rows), wanted["size"], out / "part.arrow", attributes=attributes, each=each)
             return self.artifacts.publish(
                 PIXELS,
                 name,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -28,25 +28,37 @@ PART_BYTES = 256 << 20
 
 
 def decode_part(
-    faces: Iterable[Face], count: int, size: int, path: Path, *, box: Box = "center", each: Callable = map
+    faces: Iterable[Face],
+    count: int,
+    size: int,
+    path: Path,
+    *,
+    box: Box = "center",
+    attributes: bool = False,
+    each: Callable = map,
 ) -> DataFile:
     """Write `count` faces as size x size RGB, as one part of a cache. `finish_cache` makes parts a cache.
 
     box: "center" crops to the middle square first, which keeps proportions; "stretch" squeezes the whole picture.
+    attributes: keep the names of what else is true of each face, for `Faces.attributes`.
     each: as `map`, which may use several threads.
     """
     labels: list[tuple] = []
+    true: list[tuple[str, ...]] = []
 
     def encoded() -> Iterator[bytes]:
         for face in faces:
             labels.append(tuple(getattr(face, name) for name in COLUMNS))
+            true.append(face.attributes)
             yield face.image_bytes
 
     pixels = np.empty((count, size, size, 3), dtype=np.uint8)
     for row, image in enumerate(each(lambda image: decode(image, size, box), encoded())):
         pixels[row] = image
     assert len(labels) == count
-    columns = {name: list(column) for name, column in zip(COLUMNS, zip(*labels, strict=True), strict=True)}
+    columns: dict[str, Any] = dict(zip(COLUMNS, map(list, zip(*labels, strict=True)), strict=True))
+    if attributes:
+        columns["attributes"] = pa.array(true, pa.list_(pa.string()))
     return _write_part(path, pixels, columns)
 
 
@@ -116,6 +128,18 @@ class Faces:
         """A view of these rows, in this order, with the same vocabularies."""
         return Faces(self._directory, self.labels.take(rows), self.size, self._position[rows])
 
+    def attributes(self) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
+        """Names of binary attributes, sorted, and which are true of each face: (n, names). Needs `decode_part` to keep
+        them. None is true of a face of which nothing is known."""
+        parts = _read_facts(self._directory).parts
+        column = pa.concat_tables([_open_part(self._directory / part.name).select(["attributes"]) for part in parts])
+        lists = column["attributes"].combine_chunks()
+        found = lists.flatten().dictionary_encode()
+        names, code = np.unique(np.asarray(found.dictionary.to_pylist(), dtype=np.str_), return_inverse=True)
+        true = np.zeros((len(lists), len(names)), dtype=np.bool_)
+        true[np.repeat(np.arange(len(lists)), lists.value_lengths()), code[found.indices]] = True
+        return tuple(names.tolist()), true[self._position]
+
     def images(self, rows: Rows) -> NDArray[np.uint8]:
         """Pixels of these rows: uint8 (n, size, size, 3), a copy."""
         position = self._position[rows]
@@ -159,7 +183,7 @@ def _rows_per_part(size: int, part_bytes: int) -> int:
     return max(1, part_bytes // (size * size * 3))
 
 
-def _write_part(path: Path, pixels: NDArray[np.uint8], columns: dict[str, list]) -> DataFile:
+def _write_part(path: Path, pixels: NDArray[np.uint8], columns: Mapping[str, Any]) -> DataFile:
     """One record batch a file, so that the pixels of a part are one array in the map."""
     image_type = pa.binary(pixels[0].size)
     image = pa.FixedSizeBinaryArray.from_buffers(image_type, len(pixels), [None, pa.py_buffer(pixels)])

@@ -49,6 +49,20 @@ class FaceClassifier(nn.Module):
         return self.heads(self.features(faces), dropout_mask)
 
 
+class AttributeClassifier(nn.Module):
+    """The same trunk, and one logit for each binary attribute, such as CelebA's 40."""
+
+    def __init__(self, recipe: LightCNNRecipe, size: int, attributes: int):
+        super().__init__()
+        self.trunk = LightCNN(recipe, size)
+        self.attributes = nn.Linear(recipe.feature, attributes)
+
+    def forward(self, faces: Tensor, dropout_mask: Tensor | None = None) -> Tensor:
+        """Logits (batch, attributes) of faces as FaceClassifier's. dropout_mask: on the feature, zeros and 1/keep."""
+        feature = self.trunk.feature(self.trunk.maps(gray(faces))[-1])
+        return self.attributes(feature if dropout_mask is None else feature * dropout_mask)
+
+
 def gray(faces: Tensor) -> Tensor:
     """Luma (ITU-R BT.601) in [0, 1] of RGB in [-1, 1]; (batch, 3, h, w) -> (batch, 1, h, w), differentiable."""
     red, green, blue = faces.unbind(1)

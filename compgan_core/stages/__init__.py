@@ -8,10 +8,11 @@ runs it hashes them, so it cannot use a setting that is not accounted for.
 from compgan_core.stages.generation import compgan, judge, pictures, quality, rival, synthesis
 from compgan_core.stages.inputs import split
 from compgan_core.stages.recognition import classifier, evaluate, finetune, head, pretrain, validate
-from compgan_core.stages.supervised import alike, baseline, supervised
+from compgan_core.stages.supervised import alike, attributes, baseline, supervised
 
 __all__ = [
     "alike",
+    "attributes",
     "baseline",
     "classifier",
     "compgan",

@@ -15,7 +15,7 @@ from compgan_core import transforms
 from compgan_core.data.cache import Faces
 from compgan_core.data.tuples import EpochSampler
 from compgan_core.nets.attention import AttentionCNN
-from compgan_core.nets.classifier import FaceClassifier
+from compgan_core.nets.classifier import AttributeClassifier, FaceClassifier
 from compgan_core.nets.judge import Judge
 from compgan_core.randomness import uniform
 from compgan_core.training.feed import Feed, to_device
@@ -82,6 +82,15 @@ class Examples(NamedTuple):
     identity: Tensor
 
 
+class Attributed(NamedTuple):
+    """A batch of faces on the device of which it is known whether each binary attribute is true."""
+
+    faces: Tensor
+    """As of Examples."""
+    attributes: Tensor
+    """float32 (n, attributes), 0 or 1."""
+
+
 FaceReader = FaceClassifier | Judge | AttentionCNN
 
 Source = Callable[[np.ndarray], Examples]
@@ -103,6 +112,19 @@ def epochs_of(faces: Faces, rows: np.ndarray, size: int, seed: int, device: torc
         return examples(feed, sampler.batch(int(samples[0]), len(samples)), size, seed, samples)
 
     return source
+
+
+def attributed_of(
+    faces: Faces, true: np.ndarray, rows: np.ndarray, size: int, seed: int, device: torch.device
+) -> Callable[[np.ndarray], Attributed]:
+    """Like `epochs_of`. true: bool (len(faces), attributes)."""
+    source, sampler = epochs_of(faces, rows, size, seed, device), EpochSampler(rows, seed)
+
+    def attributed(samples: np.ndarray) -> Attributed:
+        of = true[sampler.batch(int(samples[0]), len(samples))]
+        return Attributed(source(samples).faces, to_device(of.astype(np.float32), device))
+
+    return attributed
 
 
 class Share(NamedTuple):
@@ -137,27 +159,29 @@ def mixture_of(shares: list[Share], size: int, seed: int, device: torch.device) 
 
 def train(
     runtime: Runtime,
-    model: FaceReader,
-    source: Source,
+    model: FaceReader | AttributeClassifier,
+    source: Callable[[np.ndarray], Examples | Attributed],
     recipe: ClassifierRecipe,
     n_examples: int,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Train `model` in place; returns the history."""
+    """Train `model` in place; returns the history. source: of Attributed for an AttributeClassifier."""
     schedule = recipe.schedule
     arrange(model, runtime.device, recipe.precision)
     engine = runtime.engine(model, build(model, recipe.optimizer), recipe.optimizer.max_grad_norm)
     steps = schedule.total_steps(n_examples)
 
     def whole(*inputs: Tensor) -> Update:
-        batch, numbers = Examples(*inputs[:-1]), inputs[-1]
+        faces, *labels, numbers = inputs
         if recipe.degrade:
-            batch = batch._replace(faces=transforms.degrade(batch.faces, seed, numbers))
-        return supervised_update(model, batch, numbers, recipe, seed)
+            faces = transforms.degrade(faces, seed, numbers)
+        if isinstance(model, AttributeClassifier):
+            return attribute_update(model, Attributed(faces, *labels), numbers, recipe, seed)
+        return supervised_update(model, Examples(faces, *labels), numbers, recipe, seed)
 
     compute = graphed(whole, runtime.device)
 
-    def load(samples: np.ndarray) -> Examples:
+    def load(samples: np.ndarray) -> Examples | Attributed:
         with timed("data"):
             return source(samples)
 
@@ -191,6 +215,19 @@ def supervised_update(
     parameters = trainable(model)
     gradients = grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return Update(metrics, {"classifier": list(gradients)})
+
+
+def attribute_update(
+    model: AttributeClassifier, batch: Attributed, numbers: Tensor, recipe: ClassifierRecipe, seed: int
+) -> Update:
+    """The sigmoid cross-entropy, averaged over attributes and faces, and its gradient."""
+    with autocast(batch.faces.device, recipe.precision):
+        mask = transforms.dropout_mask(seed, numbers, model.attributes.in_features, recipe.dropout)
+        logits = model(batch.faces, mask).float()
+    loss = F.binary_cross_entropy_with_logits(logits, batch.attributes)
+    right = ((logits.detach() > 0) == (batch.attributes > 0)).float().mean()
+    metrics = {"attributes": loss.detach(), "attributes_accuracy": right}
+    return Update(metrics, {"classifier": list(grad(loss, trainable(model)))})
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

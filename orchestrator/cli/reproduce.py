@@ -52,6 +52,10 @@ def reproduce(
             help="Tables 2 and 3: what the run on --data starts from, a data set or LightCNN's checkpoint.",
         ),
     ] = None,
+    attributes: Annotated[
+        bool,
+        typer.Option("--attributes", help="Pre-train on that data set's binary attributes, as CelebA's 40."),
+    ] = False,
     show_plan: Annotated[bool, typer.Option("--plan", help="Only say what would run, and what it would cost.")] = False,
     only_report: Annotated[
         bool, typer.Option("--only-report", help="Run nothing: report what there is, of a run under way, too.")
@@ -98,6 +102,7 @@ def reproduce(
         ablations=ablations,
         others={other.manifest.format: other for other in imported.values()},
         before=before,
+        attributes=attributes,
     )
     studies = made.everything
     plan = SharedPlan([*studies.values()], artifacts)

@@ -50,6 +50,8 @@ class Reproduction:
     """FER2013 and JAFFE if they were imported, by format."""
     before: Dataset | Pretrained | None = None
     """What the supervised run on the data set itself is pre-trained on."""
+    attributes: bool = False
+    """Whether on its binary attributes, rather than on identities."""
 
     @cached_property
     def wanted(self) -> dict[Key, tuple[str, ...]]:
@@ -98,7 +100,7 @@ class Reproduction:
         others = {name: data for name, data in self.others.items() if name in formats}
         settings = dict(self.overrides)
         recipes = {seed: make_recipe(self.preset, "ER-SS", 1, seed, settings) for seed in self.seeds}
-        return supervised_studies(recipes, self.dataset, others, self.before) if wanted else {}
+        return supervised_studies(recipes, self.dataset, others, self.before, self.attributes) if wanted else {}
 
     @property
     def everything(self) -> dict[str, Study]:
@@ -144,6 +146,7 @@ def make_reproduction(
     ablations: bool = False,
     others: Mapping[str, Dataset] = MappingProxyType({}),
     before: Dataset | Pretrained | None = None,
+    attributes: bool = False,
 ) -> Reproduction:
     """Whatever can be wrong with the options is found here. Raises ConfigurationError and DataError."""
     known = [*paper().supervised, *paper().tables]
@@ -157,6 +160,8 @@ def make_reproduction(
             raise ConfigurationError(f"there is no task {task!r}: {did_you_mean(task, list(TASKS))}")
     if "variants" in overrides:
         raise ConfigurationError("variants follow from the tables: leave --set variants out, and choose --tables")
+    if attributes and not isinstance(before, Dataset):
+        raise ConfigurationError("--attributes needs a data set to pre-train on: name one with --pretrained-on")
     make_recipe(preset, tasks[0], shots, 0, overrides)
     made = Reproduction(
         dataset,
@@ -169,6 +174,7 @@ def make_reproduction(
         ablations,
         others,
         before,
+        attributes,
     )
     if made.wanted and not made.studies:
         first = next(iter(made.wanted))

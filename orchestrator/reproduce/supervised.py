@@ -19,6 +19,7 @@ from compgan_core.training.classifier import HeadWeights, SteppedRecipe
 from compgan_core.training.optim import OptimizerRecipe
 from orchestrator.artifacts.artifacts import Artifacts, sha256_of
 from orchestrator.datasets import Dataset
+from orchestrator.ingest import FACES, faces_recipe
 from orchestrator.study import Stage, Study
 
 ROWS = {
@@ -33,6 +34,8 @@ SPLITS = {"fer2013": "partition", "jaffe": "jaffe", "celeba": "celeba"}
 """By the format of a data set; others are split as the paper's own."""
 SETTINGS = {"fer2013": (2e-3, 64), "jaffe": (5e-4, 32)}
 """Rate and batch (Sec. 5.1); other data sets have those of the recipe."""
+ATTRIBUTES_TEST = 0.1
+"""Share of the faces that say how well attributes were learnt."""
 ADAM = OptimizerRecipe(name="adam", lr=1e-3, betas=(0.9, 0.999))
 LIGHTCNN = "lightcnn"
 
@@ -52,6 +55,16 @@ class SupervisedStudy(Study):
     pretrained: Pretrained | None = None
     competitors: bool = True
     """Not needed where the data set only serves to pre-train."""
+    attributes: bool = False
+    """Train on the binary attributes of the faces, and on nothing else."""
+
+    @cached_property
+    def faces(self) -> Stage:
+        """The tensor cache, with attributes where they are needed."""
+        if not self.attributes:
+            return super().faces
+        recipe = faces_recipe(self.recipe.faces.stored_size, (), attributes=True)
+        return Stage(FACES, recipe, {"dataset": self.dataset})
 
     @cached_property
     def split(self) -> SupervisedRecipe:
@@ -72,6 +85,9 @@ class SupervisedStudy(Study):
     def rows(self) -> dict[str, Stage]:
         """Row -> the stage that gives its number."""
         r, seed, data = self.recipe, self.recipe.seed, {"faces": self.faces}
+        if self.attributes:
+            arguments = {"network": r.network, "size": r.faces.size, "test": ATTRIBUTES_TEST, "seed": seed}
+            return {"scratch": Stage("attributes", {**arguments, "training": self.training}, data, f"scratch #{seed}")}
         common = {"size": r.faces.size, "split": self.split, "seed": seed}
         network = {**common, "network": r.network}
         scratch = Stage("supervised", {**network, "training": self.training}, data, f"scratch #{seed}")
@@ -151,16 +167,18 @@ def supervised_studies(
     dataset: Dataset,
     others: Mapping[str, Dataset],
     before: Dataset | Pretrained | None,
+    attributes: bool = False,
 ) -> dict[str, SupervisedStudy]:
     """Of each seed: on the data set itself, and on FER2013 and JAFFE if they are among `others`, pre-trained on it.
 
-    recipes: by seed. others: by format. before: what the data set's own run is pre-trained on.
+    recipes: by seed. others: by format. before: what the data set's own run is pre-trained on; attributes:
+    on the binary attributes of its faces.
     """
     found = {}
     for seed, recipe in recipes.items():
         start = before if isinstance(before, Pretrained) else None
         if isinstance(before, Dataset):
-            first = SupervisedStudy(recipe, before, competitors=False)
+            first = SupervisedStudy(recipe, before, competitors=False, attributes=attributes)
             found[f"pre-training on {before.manifest.name}, seed {seed}"] = first
             start = Pretrained(first.rows["scratch"], before.manifest.name)
         own = SupervisedStudy(recipe, dataset, pretrained=start)

@@ -124,6 +124,24 @@ def test_the_tensor_cache_holds_the_kept_faces_of_the_chosen_expressions(artifac
     assert make_faces(artifacts, dataset.fingerprint, faces_recipe(8, ())) == everything
 
 
+def test_binary_attributes_are_kept_in_a_cache_of_their_own_where_they_are_asked_for(artifacts: Artifacts) -> None:
+    true = [("Young",), (), ("Smiling", "Young")]
+    faces = [replace(face, attributes=true[n % 3]) for n, face in enumerate(some_faces())]
+    dataset = add(artifacts, faces)  # three shards, and so three parts
+    plain, kept = faces_recipe(8, ()), faces_recipe(8, (), attributes=True)
+    assert plain == {"stored_size": 8, "expressions": []}  # what is in a store already stays what it was
+    with_them = Faces.open(artifacts.fetch(make_faces(artifacts, dataset.fingerprint, kept)))
+    names, found = with_them.attributes()
+    assert names == ("Smiling", "Young")
+    by_key = {face.key: face.attributes for face in faces}
+    assert [tuple(n for n, t in zip(names, row, strict=True) if t) for row in found] == [
+        by_key[key] for key in with_them.labels.key
+    ]
+    assert (with_them.take(np.array([5, 2])).attributes()[1] == found[[5, 2]]).all()
+    without = Faces.open(artifacts.fetch(make_faces(artifacts, dataset.fingerprint, plain)))
+    assert (without.images(np.arange(24)) == with_them.images(np.arange(24))).all()
+
+
 def test_faces_that_cannot_train_are_refused_before_anything_is_decoded(artifacts: Artifacts) -> None:
     dataset = add(artifacts, [face for face in some_faces() if face.pose == "front"])
     with pytest.raises(DataError, match="at least two poses"):

@@ -109,12 +109,25 @@ def test_supervised_runs_have_the_papers_settings_and_start_from_what_they_shoul
         )
 
 
+def test_pre_training_on_attributes_has_a_tensor_cache_of_its_own_and_everything_else_stays():
+    options = {"tables": (2,), "before": other("celeba", expressions=())}
+    by_identity, by_attributes = (made(**options, attributes=a).supervised for a in (False, True))
+    assert [*by_identity] == [*by_attributes]
+    first, own = by_attributes["pre-training on celeba, seed 0"], by_attributes["supervised on faces, seed 0"]
+    assert [(s.kind, s.recipe.get("attributes")) for s in first.stages] == [("faces", True), ("attributes", None)]
+    assert own.rows["pretrained"].inputs["pretrained"].fingerprint == first.rows["scratch"].fingerprint
+    same = by_identity["supervised on faces, seed 0"].rows
+    changed = {name for name, stage in own.rows.items() if stage.fingerprint != same[name].fingerprint}
+    assert changed == {"pretrained", "features"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"tables": (4, 9)}, "no table 9 of results: choose from 2, 3, 4, 5, 6, 7"),
         ({"tasks": ("ER-FX",)}, "no task 'ER-FX'"),
         ({"overrides": {"variants": "[]"}}, "leave --set variants out"),
+        ({"tables": (2,), "attributes": True}, "--attributes needs a data set"),
         ({"overrides": {"no.key": "1"}}, "no key 'no.key'"),
     ],
 )

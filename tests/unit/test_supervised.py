@@ -1,15 +1,24 @@
 """Section 5.1: the schedule, the small attentional CNN, classical baselines, and pre-trained trunks."""
 
+import io
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from compgan_core import baselines, networks
+from compgan_core import baselines, networks, stages
 from compgan_core.baselines import BaselineRecipe
+from compgan_core.data.cache import decode_part, finish_cache
+from compgan_core.data.face import Face
 from compgan_core.data.labels import Labels
+from compgan_core.errors import DataError
 from compgan_core.nets.attention import AttentionCNN, AttentionCNNRecipe
 from compgan_core.nets.lightcnn import LightCNN, LightCNNRecipe
-from compgan_core.training.classifier import SteppedRecipe
+from compgan_core.training.classifier import Attributed, SteppedRecipe, attribute_update
+from compgan_core.training.runtime import Local
 
 SMALL = LightCNNRecipe(channels=(4, 6, 8, 6), blocks=(1, 0, 1, 0), feature=10)
 
@@ -82,6 +91,63 @@ def test_a_trunk_is_taken_over_from_a_network_with_other_heads_and_from_the_publ
     networks.take_trunk(model, tmp_path / "classifier.safetensors")
     assert torch.equal(model.trunk.fc.weight, public.fc.weight)
     assert torch.equal(model.expression.weight, head)
+
+
+def shaded(path, n=64, side=16):
+    """A cache of faces whose two attributes can be seen, and one face more of which nothing is known."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(n + 1):
+        true = tuple(name for bit, name in enumerate(("Top", "Left", "Face")) if (i % 4 | 4) >> bit & 1)
+        x = rng.integers(0, 60, (side, side, 3), dtype=np.uint8)
+        x[: side // 2] += np.uint8(90 * ("Top" in true))
+        x[:, : side // 2] += np.uint8(90 * ("Left" in true))
+        file = io.BytesIO()
+        Image.fromarray(x).save(file, "PNG")
+        made.append(Face(f"{i:03d}", "", "", "", "", 0, file.getvalue(), "", true if i < n else ()))
+    path.mkdir()
+    part = decode_part(made, n + 1, side, path / "part.arrow", attributes=True)
+    finish_cache(path, side, [part])
+    return path
+
+
+def test_a_trunk_learns_from_binary_attributes_of_faces_that_say_any(tmp_path):
+    recipe = SteppedRecipe(
+        schedule={"steps": 120, "batch": 16}, optimizer={"name": "adam", "lr": 3e-3, "betas": (0.9, 0.999)}, dropout=0
+    )
+    (out := tmp_path / "out").mkdir()
+    found = stages.attributes(
+        {"faces": shaded(tmp_path / "faces")}, out, Local(), network=SMALL, size=16, test=0.25, training=recipe, seed=0
+    )
+    assert found["images"] == 16 and found["of_the_commoner"] < 75 and found["accuracy"] > 95
+    assert json.loads((out / "attributes.json").read_text()).keys() == {"Face", "Left", "Top"}
+    model = networks.supervised(SMALL, 16, labels(), seed=3)
+    networks.take_trunk(model, out / "classifier.safetensors")
+
+
+def test_the_loss_of_attributes_is_their_mean_cross_entropy():
+    model = networks.attribute_classifier(SMALL, 16, 3, seed=0)
+    batch = Attributed(torch.rand(4, 3, 16, 16) * 2 - 1, torch.tensor([[0.0, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1]]))
+    update = attribute_update(model, batch, torch.arange(4), SteppedRecipe(dropout=0), 0)
+    chances = torch.where(batch.attributes > 0, model(batch.faces).sigmoid(), 1 - model(batch.faces).sigmoid())
+    assert update.metrics["attributes"] == pytest.approx(-chances.log().mean().item(), rel=1e-5)
+    gradient = torch.autograd.grad(-chances.log().mean(), list(model.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(update.gradients["classifier"], gradient, strict=True))
+
+
+def test_a_data_set_without_attributes_is_refused(tmp_path):
+    path = tmp_path / "faces"
+    path.mkdir()
+    face = Face("a", "", "", "", "", 0, b"")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "PNG")
+    finish_cache(
+        path, 16, [decode_part([replace(face, image_bytes=file.getvalue())], 1, 16, path / "p", attributes=True)]
+    )
+    with pytest.raises(DataError, match="that have some, and 0 have"):
+        stages.attributes(
+            {"faces": path}, tmp_path, Local(), network=SMALL, size=16, test=0.1, training=SteppedRecipe(), seed=0
+        )
 
 
 def test_a_data_set_that_knows_neither_poses_nor_identities_gets_heads_of_one():
