@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from test_study import dataset
 
@@ -10,9 +11,11 @@ from compgan_core.losses import Weights
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
+from orchestrator.reproduce.evidence import Evidence
 from orchestrator.reproduce.paper import TASKS
 from orchestrator.reproduce.reproduction import Key, make_reproduction
 from orchestrator.reproduce.supervised import public_lightcnn
+from orchestrator.reproduce.tables import findings_of
 from orchestrator.study import SharedPlan, study_of
 
 POSES = ("front", "half_left", "half_right")
@@ -119,6 +122,30 @@ def test_pre_training_on_attributes_has_a_tensor_cache_of_its_own_and_everything
     same = by_identity["supervised on faces, seed 0"].rows
     changed = {name for name, stage in own.rows.items() if stage.fingerprint != same[name].fingerprint}
     assert changed == {"pretrained", "features"}
+
+
+def test_what_the_judge_reads_is_compared_tuple_by_tuple(tmp_path):
+    found, rng = made(tables=(4,), tasks=("ER-SS",)), np.random.default_rng(0)
+    artifacts = Artifacts(open_store(tmp_path / "store"), NodeCache(tmp_path / "cache"))
+    read = {}
+    for stage in (s for s in found.studies[Key("ER-SS", 0, 0)].stages if s.kind == "quality"):
+        names = [f"{edit}_{reader}" for edit in ("P", "E") for reader in ("judge", "f_cls")]
+        read[stage.name] = {name: rng.random((400, 3)) < rng.random() for name in names}
+        out = tmp_path / stage.fingerprint
+        out.mkdir()
+        np.savez(out / "readings.npz", **read[stage.name])
+        artifacts.publish(stage.kind, stage.fingerprint, out, recipe={}, inputs={}, metrics={}, seconds=1.0)
+    findings = [f for f in findings_of(Evidence(found, artifacts)) if f.by_measure]
+    assert len(findings) == 3 * 4
+    ours = read["quality"]
+    for finding in findings:
+        theirs = read[f"quality {finding.against}"]
+        edits, what = {"13": ("E", 2), "14": ("P", 1), "15": ("PE", 0)}[finding.claim.said[-3:-1]]
+        gain = np.mean([ours[f"{e}_judge"][:, what] - 1.0 * theirs[f"{e}_judge"][:, what] for e in edits], axis=0)
+        compared = finding.by_measure["read by the judge"]
+        assert compared.difference == pytest.approx(100 * gain.mean())
+        half = 196 * gain.std() / 20
+        assert compared.over_images == pytest.approx((100 * gain.mean() - half, 100 * gain.mean() + half), abs=0.6)
 
 
 @pytest.mark.parametrize(
