@@ -86,7 +86,7 @@ def figures_of(evidence: Evidence, directory: Path) -> list[Figure]:
 
 def _alike(evidence: Evidence, directory: Path) -> Figure:
     """Fig. 3: faces of one person in expressions that are hard to tell apart."""
-    title = "Six expressions of one person that are hard to tell apart, by t-SNE"
+    title = "Expressions of one person that are hard to tell apart, by t-SNE"
     made = evidence.reproduction
     study = next((study for study in made.supervised.values() if study.dataset == made.dataset), None)
     record = evidence.records.get(study.alike.fingerprint) if study else None
