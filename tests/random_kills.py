@@ -162,9 +162,8 @@ def _name(process: psutil.Process) -> str:
     except psutil.NoSuchProcess:
         return "gone"
     titles = [part for part in line if part.startswith("ray::")]
-    return (titles or [Path(part).name for part in line if not part.startswith("-") and "python" not in part] or ["?"])[
-        0
-    ]
+    programs = [name for part in line if not part.startswith("-") and "python" not in (name := Path(part).name)]
+    return (titles or programs or ["?"])[0]
 
 
 def killed_until_done(

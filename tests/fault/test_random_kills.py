@@ -23,7 +23,7 @@ SEED = int(os.environ.get("COMPGAN_KILL_SEED", "0"))
 soak = [pytest.mark.soak, pytest.mark.timeout(3600)]
 
 
-@pytest.mark.parametrize("kills", [9, pytest.param(150, marks=soak)])
+@pytest.mark.parametrize("kills", [10, pytest.param(150, marks=soak)])
 def test_one_process(drawn: Path, tmp_path: Path, kills: int) -> None:
     def job(name: str) -> tuple[Path, Alone]:
         store = shutil.copytree(drawn / "store", tmp_path / name)
