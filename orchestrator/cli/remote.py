@@ -40,10 +40,11 @@ def run_there(printer: Printer, address: str, store: Store, given_store: str, *,
             "that the cluster shares"
         )
     server = JobServer(address)
-    job, new = server.submit([*arguments_there(sys.argv[1:]), "--store", store.url, "--json"])
-    printer.note(f"job {job} at {server.address}: " + ("submitted" if new else "attached, as it is under way"))
     told: list[str] = []
+    job = ""
     try:
+        job, new = server.submit([*arguments_there(sys.argv[1:]), "--store", store.url, "--json"])
+        printer.note(f"job {job} at {server.address}: " + ("submitted" if new else "attached, as it is under way"))
         quiet = live and printer.console.is_terminal
         if quiet:
             _watch(printer, server, job, store)
@@ -55,6 +56,9 @@ def run_there(printer: Printer, address: str, store: Store, given_store: str, *,
 
         code = server.follow(job, on_line)
     except KeyboardInterrupt:
+        if not job:
+            printer.note("interrupted while the job was being submitted: if it was, the same command attaches to it")
+            raise typer.Exit(130) from None
         printer.note(
             f"detached; job {job} goes on. The same command attaches to it again; "
             f"`ray job stop --address {server.address} {job}` ends it" + (", and so does `orch stop`" if live else "")

@@ -260,6 +260,7 @@ class _Run:
             self._controller.abort.remote()
             self._thread.join(STOP_TIMEOUT_S)
             ray.kill(self._controller)  # no error if it is gone; it is deaf while it waits for resources
+            self._thread.join(STOP_TIMEOUT_S)  # a thread that still asks Ray when the process ends would crash it
         ray.kill(self._mailbox)
 
 

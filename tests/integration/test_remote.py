@@ -135,7 +135,7 @@ def test_a_training_is_submitted_left_watched_and_finished_with_the_records_of_a
     cleaner = Cleaner(artifacts)
     cleaner.start()
     watcher = Terminal(100, 40, sys.executable, "-m", "orchestrator.cli", *command, env=installed)
-    watcher.until(rf"{run.id}  running.*(running|done) +(pretrain|classifier|compgan)", 60)
+    watcher.until(rf"(?s){run.id}  running.*(running|done) +(pretrain|classifier|compgan)", 60)
     watcher.press("q")
     watcher.until("detached; job", 20)
     assert watcher.process.wait(20) == 130
@@ -179,6 +179,9 @@ def test_a_sweep_is_submitted_left_and_finished(
         assert time.monotonic() < deadline and client.poll() is None
         time.sleep(0.2)
     (job,) = mine()
+    while "to run" not in server._client.get_job_logs(job):  # which its client then follows
+        assert time.monotonic() < deadline and client.poll() is None
+        time.sleep(0.2)
     assert f"detached; job {job} goes on" in detached(client)
     again = orch(*command, "--report", str(tmp_path / "report"), "--json")
     out, err = again.communicate(timeout=300)
