@@ -16,7 +16,7 @@ help:
 	@echo "make setup      .venv with everything in constraints.txt"
 	@echo "make demo       the whole road on procedural faces, from a local store and a local Ray"
 	@echo "make test       all tests;  make test-fast  those that need neither Ray nor a store"
-	@echo "make soak       the tests that take minutes: lost hosts, a lost store, a lost head, 64 trials at once"
+	@echo "make soak       the tests that take minutes, most of an hour in all: lost hosts, 200 kills, a bad store, 64 trials at once"
 	@echo "make check      format, lint, types, import directions;  make format  repairs the first two"
 	@echo "make bench      the figures of docs/results.md that this machine can measure"
 	@echo "make clean      remove .venv, caches and local runs"
