@@ -6,7 +6,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest
-# Half of the time a test of Ray waits: three side by side keep two cores busy. The long ones start first.
+# Tests of Ray wait for processes to start and for leases to run out: three side by side keep two cores busy.
+# tests/conftest.py says which stay together; directories in their order, so that the long ones start first.
 SIDE_BY_SIDE := -n 3 --no-loadscope-reorder
 
 .DEFAULT_GOAL := help

@@ -66,8 +66,12 @@ def cluster(name: str = "local", options: str = "--num-cpus=2") -> Iterator[Head
                 time.sleep(0.5)
         yield address
     finally:
-        for process in (*psutil.Process(head.pid).children(recursive=True), head):
-            process.kill()  # asked to end, it would wait half a minute for the processes of jobs that are over
+        # Asked to end, it would wait half a minute for the processes of jobs that are over.
+        with suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(head.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        head.kill()
         head.wait(60)
         shutil.rmtree(directory, ignore_errors=True)
 

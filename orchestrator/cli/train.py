@@ -122,7 +122,13 @@ def fewer_than(workers: int, min_workers: int | None, plan: Plan) -> tuple[int, 
         return ()
     if min_workers > workers:
         raise ConfigurationError(f"--min-workers {min_workers} is more than --workers {workers}: give at most as many")
-    return plan.sizes(range(min_workers, workers))
+    fewer = plan.sizes(range(min_workers, workers))
+    if min_workers < workers and not fewer:
+        raise ConfigurationError(
+            f"--min-workers {min_workers} allows no fewer workers: batches divide over none of {min_workers} to "
+            f"{workers - 1}; give less"
+        )
+    return fewer
 
 
 def build_study(

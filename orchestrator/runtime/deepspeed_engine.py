@@ -137,7 +137,7 @@ def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_no
     on_cpu = next(module.parameters()).device.type == "cpu"
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with _without("mlflow"):  # which it imports if it is there, for its autotuner: as long as all the rest
+    with _without("mlflow"):  # which it imports if it is there, for its autotuner: 0.6 of 0.8 seconds
         import deepspeed  # takes seconds, and only workers need it
     from deepspeed.ops import __compatible_ops__
 

@@ -58,7 +58,7 @@ def test_the_same_command_completes_a_sweep_whose_driver_was_killed(
     assert results(prepared, small.facts(done)["sweep"]) == undisturbed_weights["results"]
 
 
-@pytest.mark.soak  # who takes over from whom is tested by the second: integration/test_lease.py
+@pytest.mark.soak  # integration/test_lease.py tests in seconds who takes over from whom
 def test_another_takes_over_a_shared_stage_from_its_checkpoint(
     undisturbed_counts: dict, drawn: Path, tmp_path: Path
 ) -> None:

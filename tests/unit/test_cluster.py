@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from ray.train import ScalingConfig
 
 from compgan_core.errors import CapacityError, ConfigurationError
-from orchestrator.runtime.cluster import Workers, place
+from orchestrator.runtime import cluster
+from orchestrator.runtime.cluster import Workers, place, resources_per_worker
+from orchestrator.runtime.ray_train import _Sizes
 
 CPU_NODES = [{"CPU": 4.0, "memory": 1e9}, {"CPU": 4.0}]
 GPU_NODES = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 64.0}]
@@ -49,3 +52,18 @@ def test_zero_stage_3_is_refused_with_a_reason_and_unknown_settings_are_refused(
         Workers(zero_stage=3)
     with pytest.raises(ValidationError, match="num_worker"):
         Workers(num_worker=2)
+
+
+def test_where_fewer_workers_will_do_a_run_starts_and_each_asks_for_the_least(monkeypatch) -> None:
+    nodes = [{"Resources": resources, "Labels": {}} for resources in CPU_NODES]
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: nodes)
+    assert resources_per_worker(Workers(num_workers=9, fewer=(3,))) == {"CPU": 1}
+    assert resources_per_worker(Workers(num_workers=2, fewer=(1,))) == {"CPU": 4}  # there is room for all
+    with pytest.raises(CapacityError, match="asked 12 workers"):
+        resources_per_worker(Workers(num_workers=12, fewer=(9,)))
+
+
+def test_as_many_workers_as_there_is_room_for_but_only_numbers_over_which_batches_divide() -> None:
+    policy = _Sizes(ScalingConfig(num_workers=(1, 8), resources_per_worker={"CPU": 1}), (1, 2, 4, 8))
+    rooms = {0: 0, 1: 1, 3: 2, 7: 4, 9: 8}
+    assert {room: policy._count_possible_workers({"node": {"CPU": float(room)}}) for room in rooms} == rooms

@@ -7,6 +7,7 @@ from compgan_core.errors import ConfigurationError, DataError
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
+from orchestrator.cli.train import fewer_than
 from orchestrator.datasets import Dataset
 from orchestrator.study import study_of
 
@@ -215,3 +216,13 @@ def test_workers_that_a_batch_does_not_divide_over_are_refused_before_anything_r
         plan.check_workers([3])
     with pytest.raises(ConfigurationError, match="compgan trains on batches of 12.* 8 workers: use 1, 2, 3, 4, 6, 12,"):
         plan.check_workers([8])
+
+
+def test_fewer_workers_are_those_over_which_every_batch_divides(artifacts):
+    plan = study(compgan__schedule__batch="16").plan(artifacts)
+    assert fewer_than(8, None, plan) == fewer_than(8, 8, plan) == ()
+    assert fewer_than(8, 1, plan) == (1, 2, 4)
+    with pytest.raises(ConfigurationError, match="--min-workers 9 is more than --workers 8"):
+        fewer_than(8, 9, plan)
+    with pytest.raises(ConfigurationError, match="divide over none of 5 to 7"):
+        fewer_than(8, 5, plan)
