@@ -122,16 +122,20 @@ def test_nodes_come_for_a_job_that_asks_for_more_workers_than_there_are(fake_nod
 def test_with_fewer_workers_it_goes_on_when_a_node_is_lost_and_with_more_when_one_comes(
     fake_nodes: Head, bucket: str
 ) -> None:
-    options = small.options(bucket, **{"compgan.schedule.steps": "200", "variants": '["plain"]'})
+    options = small.options(bucket, **{"compgan.schedule.steps": "600", "variants": '["plain"]'})
     options += ["--workers", "2", "--min-workers", "1", "--checkpoint-every", "1", "--address", fake_nodes.gcs]
     # Not as a job: pretended nodes share a directory, and each removes there what a job brought along.
     command = [small.ORCH, "train", *options]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    alone_until = None
     while run.poll() is None:
         status = newest_run(bucket)
         if status["current"] == "compgan" and len(status["workers"]) == 2 and status["checkpoint"]:
-            pretended_node().kill()
-            break
+            step = status["checkpoint"]["step"]
+            alone_until = step if alone_until is None else alone_until
+            if step > alone_until:  # two have trained
+                pretended_node().kill()
+                break
         time.sleep(0.2)
     said, _ = run.communicate(timeout=300)
     assert run.returncode == 0, said
