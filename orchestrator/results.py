@@ -22,6 +22,8 @@ COLUMNS = {
     "pooled": "pooled",
 }
 """Measures of a row, in percent, by their name in the record."""
+JUDGED = ("judge", "quality", "fidelity")
+"""Stages whose figures stand beside the table's."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def outcome(study: Study, plan: Plan, records: Mapping[str, Record], seconds: Ma
     return {
         "study": study.name,
         "metrics": {row.variant: {"means": row.means, "errors": row.errors, "runs": row.runs} for row in rows}
-        | {name: record.metrics for name, record in records.items() if name.split()[0] in ("quality", "judge")},
+        | {name: record.metrics for name, record in records.items() if name.split()[0] in JUDGED},
         "stages": [
             {
                 "name": stage.name,

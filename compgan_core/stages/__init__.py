@@ -5,7 +5,7 @@ its files on rank 0 into `out`, and returns the metrics of its record. Its keywo
 runs it hashes them, so it cannot use a setting that is not accounted for.
 """
 
-from compgan_core.stages.generation import compgan, judge, pictures, quality, rival, synthesis
+from compgan_core.stages.generation import compgan, fidelity, judge, pictures, quality, rival, synthesis
 from compgan_core.stages.inputs import split
 from compgan_core.stages.recognition import classifier, evaluate, finetune, head, pretrain, validate
 from compgan_core.stages.supervised import alike, attributes, baseline, supervised
@@ -17,6 +17,7 @@ __all__ = [
     "classifier",
     "compgan",
     "evaluate",
+    "fidelity",
     "finetune",
     "head",
     "judge",

@@ -9,11 +9,12 @@ import numpy as np
 
 from compgan_core import networks, synthesize
 from compgan_core import quality as quality_of
-from compgan_core.data.cache import write_cache
+from compgan_core.data.cache import Faces, write_cache
 from compgan_core.data.shots import ShotsPer, shots
 from compgan_core.data.tuples import TupleSampler
 from compgan_core.losses import Weights
 from compgan_core.nets.gan import GeneratorRecipe
+from compgan_core.nets.judge import JudgeNetRecipe
 from compgan_core.nets.lightcnn import LightCNNRecipe
 from compgan_core.pictures import loss_curves
 from compgan_core.recipe import JudgeRecipe
@@ -148,6 +149,13 @@ def synthesis(
     if runtime.rank == 0:
         write_cache(images, edits.labels, out)
     return {"faces": len(images)}
+
+
+def fidelity(inputs: Inputs, out: Path, runtime: Runtime, *, judge: JudgeNetRecipe, size: int) -> Metrics:
+    """How often the judge reads in synthesized faces what their labels say. Inputs: faces, judge, synthesis."""
+    made = Faces.open(inputs["synthesis"], like=Faces.open(inputs["faces"]).labels)
+    reader = networks.load_judge(inputs["judge"], judge, size, made.labels, runtime.device)
+    return quality_of.fidelity(runtime, reader, made, size)
 
 
 def pictures(

@@ -19,7 +19,10 @@ from orchestrator.reproduce.significance import Hits, Run
 from orchestrator.study import Study
 
 READ_AT_ONCE = 16
-SHOWN = ("evaluate", "quality", "judge", "pictures", "synthesis", "compgan", "rival", "supervised", "baseline", "alike")
+SHOWN = (
+    *("evaluate", "quality", "fidelity", "judge", "pictures", "synthesis", "compgan", "rival"),
+    *("supervised", "baseline", "alike"),
+)
 """Kinds of stages that a report is made of."""
 TABLE_7 = {"novel": "Acc.", "mean_accuracy": "mA.", "precision": "Pre.", "recall": "Rec.", "f1": "F1."}
 
@@ -42,7 +45,7 @@ class Evidence:
 
     def runs(self, task: str, shots: int, variant: str) -> dict[Run, Record]:
         """The recognition runs of a row that have a record."""
-        return self._runs.get((task, shots, variant), {})
+        return self._runs.get((task, shots), {}).get(variant, {})
 
     def values(self, task: str, shots: int, variant: str, measure: str) -> dict[Run, float]:
         """A measure of those runs, in percent; of `TABLE_7` on the novel test images."""
@@ -67,12 +70,23 @@ class Evidence:
         A run is a seed; edits of one tuple share their source, so they are one unit.
         """
         found = {}
-        for key, study in self.reproduction.studies.items():
-            record = self.named(study).get(stage) if key.task == task else None
-            if record:
-                read = self._readings(record)
-                found[Run(key.seed, 0, 0)] = np.mean([read[f"{e}_judge"][:, READ.index(what)] for e in edits], axis=0)
+        for run, record in self.by_seed(task, stage).items():
+            read = self._readings(record)
+            found[run] = np.mean([read[f"{e}_judge"][:, READ.index(what)] for e in edits], axis=0)
         return found
+
+    def by_seed(self, task: str, stage: str) -> dict[Run, Record]:
+        """The records of a stage that all numbers of shots of a task share."""
+        found = {
+            Run(key.seed, 0, 0): self.named(study).get(stage)
+            for key, study in self.reproduction.studies.items()
+            if key.task == task
+        }
+        return {run: record for run, record in found.items() if record}
+
+    def synthesized(self, task: str, shots: int) -> dict[str, dict[Run, Record]]:
+        """Kind of faces -> what the judge read in those that were synthesized, by seed and draw of the shots."""
+        return self._labelled("fidelity").get((task, shots), {})
 
     def supervised(self, dataset: Dataset) -> dict[str, dict[Run, Record]]:
         """Row -> its runs on a data set, whose draws and fine-tunings are one."""
@@ -100,14 +114,17 @@ class Evidence:
         return None
 
     @cached_property
-    def _runs(self) -> dict[tuple[str, int, str], dict[Run, Record]]:
-        found: dict[tuple[str, int, str], dict[Run, Record]] = {}
+    def _runs(self) -> dict[tuple[str, int], dict[str, dict[Run, Record]]]:
+        return self._labelled("evaluate")
+
+    def _labelled(self, kind: str) -> dict[tuple[str, int], dict[str, dict[Run, Record]]]:
+        """The records of stages called `kind label #draw.tuning`: (task, shots) -> label -> run -> record."""
+        found: dict[tuple[str, int], dict[str, dict[Run, Record]]] = {}
         for key, study in self.reproduction.studies.items():
             for name, record in self.named(study).items():
-                kind, _, label = name.partition(" ")
-                if kind == "evaluate":
-                    variant, _, run = label.partition(" #")
-                    found.setdefault((key.task, key.shots, variant), {})[_run(key, run)] = record
+                if name.startswith(f"{kind} "):
+                    label, _, run = name.removeprefix(f"{kind} ").partition(" #")
+                    found.setdefault((key.task, key.shots), {}).setdefault(label, {})[_run(key, run)] = record
         return found
 
     def _class_metrics(self, record: Record) -> dict[str, float]:

@@ -17,17 +17,16 @@ from safetensors.numpy import load
 
 from compgan_core.data.cache import Faces
 from compgan_core.pictures import face_grid
-from compgan_core.variants import RIVALS
 from orchestrator.artifacts.artifacts import Record
 from orchestrator.datasets import write_figure
 from orchestrator.monitor.report import Confusion, confusions, identities
 from orchestrator.reproduce.evidence import Evidence
 from orchestrator.reproduce.paper import paper
 from orchestrator.reproduce.supervised import ROWS
+from orchestrator.reproduce.tables import MAKERS
 from orchestrator.study import Study
 from orchestrator.sweeps import charts
 
-MAKERS = {"quality": "Comp-GAN"} | {f"quality {name}": title for name, title in RIVALS.items()}
 MIN_POINTS = 6
 MARKS = ("o", "s", "^", "D", "v")
 SHOWN_CATEGORIES = 15  # of Fig. 13

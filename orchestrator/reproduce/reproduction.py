@@ -16,7 +16,7 @@ from compgan_core.recipe import make_recipe
 from orchestrator.datasets import Dataset
 from orchestrator.reproduce.paper import TASKS, paper
 from orchestrator.reproduce.supervised import Pretrained, SupervisedStudy, supervised_studies
-from orchestrator.study import Study, study_of
+from orchestrator.study import BESIDE, Study, study_of
 
 CONTROLS = ("degraded", "mirrored", "oracle")
 """In every table, or a gain means nothing."""
@@ -130,8 +130,8 @@ class Reproduction:
 
     def _study(self, key: Key, variants: tuple[str, ...], more: Mapping[str, str] | None = None) -> Study:
         settings = {**self.overrides, "variants": json.dumps(variants), **(more or {})}
-        first = key.seed == self.seeds[0]  # whose pictures are shown
-        return study_of(self.dataset, self.preset, key.task, max(1, key.shots), key.seed, settings, extras=first)
+        beside = BESIDE if key.seed == self.seeds[0] else ("quality", "fidelity")  # one seed's pictures are shown
+        return study_of(self.dataset, self.preset, key.task, max(1, key.shots), key.seed, settings, beside=beside)
 
 
 def make_reproduction(

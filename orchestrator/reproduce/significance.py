@@ -70,14 +70,14 @@ class Comparison:
         return "does not hold" if known and all(high < 0 for _, high in known) else "undecided"
 
 
-def spread(values: Mapping[Run, float]) -> Spread:
+def spread(values: Mapping[Run, float], most: float = 100.0) -> Spread:
     """Over seeds if there are several, else over draws; fine-tunings are averaged first, and draws within seeds.
 
-    values: in percent, so the interval ends at 0 and at 100.
+    values: from 0 to `most`, and so is the interval.
     """
     units = _by_unit(values)
     interval = t_interval(units)
-    inside = interval and Interval(max(0.0, interval.low), min(100.0, interval.high))
+    inside = interval and Interval(max(0.0, interval.low), min(most, interval.high))
     return Spread(fmean(units), inside, len(units), len(values))
 
 

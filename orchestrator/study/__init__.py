@@ -2,10 +2,12 @@
 
 from orchestrator.study.shared import SharedPlan
 from orchestrator.study.stage import Plan, Stage, Step
-from orchestrator.study.study import Measure, Study, study_of
+from orchestrator.study.study import BESIDE, Beside, Measure, Study, study_of
 from orchestrator.study.worker import StageRuntime, Worker, make_faces_of
 
 __all__ = [
+    "BESIDE",
+    "Beside",
     "Measure",
     "Plan",
     "SharedPlan",

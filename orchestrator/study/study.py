@@ -11,7 +11,8 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, get_args
 
 from compgan_core.data.labels import choose_expressions
 from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE, SplitRecipe, find_novel_pose
@@ -28,6 +29,10 @@ from orchestrator.study.stage import Plan, Stage, Step
 
 Measure = Literal["evaluate", "validate"]
 
+Beside = Literal["quality", "fidelity", "pictures"]
+"""What can be a result beside the table: what the judge reads in edited faces, what it reads in those that were
+synthesized to train on, and pictures."""
+BESIDE: tuple[Beside, ...] = get_args(Beside)
 GRID_ROWS = 8
 EDITS = {"P": "pose edits", "E": "expression edits", "PE": "pose, then expression"}
 """What the judge reads: names in the record -> titles."""
@@ -41,8 +46,7 @@ class Study:
     dataset: Dataset
     measure: Measure = "evaluate"
     """The last stage of each variant: reads test rows, or validation rows and no test row at all."""
-    extras: bool = True
-    """Whether the pictures, and what the judge reads in edited faces, are results too."""
+    beside: Sequence[Beside] = BESIDE
 
     @cached_property
     def faces(self) -> Stage:
@@ -88,8 +92,11 @@ class Study:
             shown.append(Stage("quality", {**see, "network": r.network, "judge": r.judge}, {**by, **readers}, name))
             shown.append(Stage("pictures", {**see, "rows": GRID_ROWS}, by, name))
         rows = [row for draw in range(r.draws) for row in self._rows(data, classifier, makers, draw)]
-        everything = (faces, split, pretrain, classifier, *makers.values(), judge, quality, pictures, *shown, *rows)
-        return _needed(everything, {self.measure} | ({"quality", "pictures"} if self.extras else set()))
+        read = {"judge": r.judge.network, "size": size}
+        for pool in (row for row in rows if row.kind == "synthesis"):
+            shown.append(Stage("fidelity", read, {"faces": faces, "judge": judge, "synthesis": pool}, pool.label))
+        everything = (faces, split, pretrain, classifier, *makers.values(), judge, quality, pictures, *rows, *shown)
+        return _needed(everything, {self.measure, *self.beside})
 
     def _rows(self, data: dict[str, Stage], classifier: Stage, makers: dict[str, Stage], draw: int) -> list[Stage]:
         """Synthesis, fine-tuning and measuring of every variant for one draw of the shots."""
@@ -170,6 +177,10 @@ class Study:
                 read = (f"{what} {q[f'{name}_judge_{what}']:.0f}%" for what in ("identity", "pose", "expression"))
                 l1 = f"L1 {q[f'{name}_l1']:.3f}, unedited {q[f'{name}_l1_of_source']:.3f}"
                 lines.append(f"{maker}{title}: {', '.join(read)}; {l1}")
+        for kind in dict.fromkeys(name.partition(" #")[0] for name in records if name.startswith("fidelity")):
+            draws = [record.metrics for name, record in records.items() if name.startswith(f"{kind} #")]
+            read = (f"{what} {fmean(d[what] for d in draws):.0f}%" for what in ("identity", "pose", "expression"))
+            lines.append(f"synthesized as {kind.removeprefix('fidelity ')}: {', '.join(read)} as labelled")
         return lines
 
     @property
@@ -215,7 +226,7 @@ def study_of(
     overrides: Mapping[str, str],
     *,
     measure: Measure = "evaluate",
-    extras: bool = True,
+    beside: Sequence[Beside] = BESIDE,
 ) -> Study:
     """The study of a preset, a task and `key=value` overrides.
 
@@ -239,7 +250,7 @@ def study_of(
     _check_variants(recipe, manifest.poses)
     if measure == "validate":
         _check_validation(recipe)
-    return Study(recipe, dataset, measure, extras)
+    return Study(recipe, dataset, measure, beside)
 
 
 def _check_variants(recipe: Recipe, poses: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from orchestrator.runtime.cluster import Workers
 from orchestrator.runtime.mailbox import Event
 from orchestrator.runtime.ray_train import run
 from orchestrator.runtime.ray_tune import Placement, Tell, Trials, numbered, run_apart, run_trials
-from orchestrator.study import Measure, SharedPlan, Stage, Study, Worker, study_of
+from orchestrator.study import Beside, Measure, SharedPlan, Stage, Study, Worker, study_of
 from orchestrator.study.shared import in_order
 from orchestrator.sweeps.dimensions import Values, canonical
 from orchestrator.sweeps.ledger import Base, Ledger, SweepHead, TestTable, TrialRecord, trial_key
@@ -54,12 +54,13 @@ class Sweep:
     probes: bool = False
     """Whether trials are looked at while they train, for early stopping."""
 
-    def study(self, values: Mapping[str, str], seed: int, measure: Measure = "validate", extras: bool = False) -> Study:
-        """The study of one configuration and seed."""
+    def study(self, values: Mapping[str, str], seed: int, measure: Measure = "validate", judged: bool = False) -> Study:
+        """The study of one configuration and seed; judged: with what the judge reads in edited faces, and the judge."""
         base = self.head.base
         overrides = {**base.overrides, **values}
+        beside: tuple[Beside, ...] = ("quality",) if judged else ()
         return study_of(
-            self.dataset, base.preset, base.task, base.shots, seed, overrides, measure=measure, extras=extras
+            self.dataset, base.preset, base.task, base.shots, seed, overrides, measure=measure, beside=beside
         )
 
     def score(self, record: TrialRecord) -> float:
@@ -137,7 +138,7 @@ class Plan(SharedPlan):
         super().__init__([sweep.study(values, seed) for values in configurations for seed in sweep.seeds], artifacts)
         shared = [stage for name, stage in self.to_run.items() if self.needed[name] > 1]
         if sweep.probes:  # which look with a judge
-            full = sweep.study(configurations[0], sweep.seeds[0], extras=True)
+            full = sweep.study(configurations[0], sweep.seeds[0], judged=True)
             shared += [stage for stage in full.plan(artifacts).to_run if stage.kind == "judge"]
         self.shared = [*in_order(shared)]
         """Those that several trials need, each after its inputs: they run before the trials, on all workers."""

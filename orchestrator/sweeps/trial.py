@@ -77,7 +77,7 @@ class RunTrial:
         looked_at = self.sweep.probes and seed == self.sweep.seeds[0]
         body = _Body(
             Worker(study.plan(self.artifacts).to_train, self.artifacts),
-            self.sweep.study(record.values, seed, extras=True) if looked_at else None,
+            self.sweep.study(record.values, seed, judged=True) if looked_at else None,
         )
         probes = list(record.probes)
 
@@ -105,7 +105,7 @@ class _Body:
 
     worker: Worker
     looked_at: Study | None
-    """The study with its extras, if its Comp-GAN is looked at while it trains."""
+    """The study with its judge, if its Comp-GAN is looked at while it trains."""
 
     def __call__(self, runtime: StageRuntime) -> None:
         if self.looked_at and runtime.rank == 0:

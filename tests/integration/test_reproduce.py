@@ -54,6 +54,14 @@ def test_every_row_of_tables_4_and_5_runs_on_all_six_tasks(done, command):
         pose = {"mirrored": ("ER-FP", "ER-ZP"), "oracle": TASKS[1:]}.get(name, TASKS)
         assert there == [task in pose for task in TASKS]
     assert len(found["ER-FE, 1 shot"]["columns"]) == 5 and len(found["ER-SS"]["columns"]) == 2
+    names = ["Edited faces, " + tasks for tasks in ("ER-SS", "ER-FID and ER-ZID", "ER-FP and ER-ZP", "ER-FE")]
+    for name in names:
+        rows = found[name]["rows"]
+        assert len(rows) == 2 * (len(RIVALS) + 2) + 1
+        for title, cells in rows.items():
+            blank = {"nothing": [0, 1, 2, 5], "real": [3, 4, 5]}.get(title.split()[0], [])
+            assert [i for i, cell in enumerate(cells) if cell is None] == blank
+    assert len(found["Synthesized faces, ER-FP, 1 shot"]["rows"]) == 2 * (1 + len(RIVALS)) + 2
     # Twins share what they train: ER-SS, ER-FE and two pairs.
     trained = Path(command[command.index("--store") + 1]) / "artifacts"
     assert [len([*(trained / kind).iterdir()]) for kind in ("compgan", "rival", "judge")] == [4, 4 * len(RIVALS), 4]
@@ -74,7 +82,11 @@ def test_the_report_has_the_papers_numbers_a_verdict_for_each_claim_and_records_
     for cell in cells:
         assert bool(cell["mean"]) == bool(cell["records"]) != bool(cell["why_not"])
         for url in cell["records"].split():
-            assert json.loads(open(url.removeprefix("file://")).read())["stage"] == "evaluate"
+            stage = json.loads(open(url.removeprefix("file://")).read())["stage"]
+            of = cell["table"].split(",")[0]
+            assert stage in {"Edited faces": ("quality", "judge"), "Synthesized faces": ("fidelity",)}.get(
+                of, ("evaluate",)
+            )
     ids = set(re.findall(r' id="([^"]+)"', texts["index.html"]))
     assert {target for target in re.findall(r'href="#([^"]+)"', texts["index.html"])} <= ids
     again = facts(orch(*command))

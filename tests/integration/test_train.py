@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_study_runs_every_stage_and_says_what_the_faces_are_worth(trained: dict, bucket: str) -> None:
     assert {stage["state"] for stage in trained["stages"]} == {"run"}
-    assert set(trained["metrics"]) == {"plain", "degraded", "exp", "compgan", "quality", "judge"}
+    judged = {"judge", "quality"} | {f"fidelity {kind} #0" for kind in ("degraded", "exp", "pose")}
+    assert set(trained["metrics"]) == {"plain", "degraded", "exp", "compgan"} | judged
     assert {"base", "novel", "novel_only", "harmonic", "pooled"} <= set(trained["metrics"]["compgan"]["means"])
     assert all(map(open_store(bucket).exists, trained["records"]))
     assert all(Path(picture).stat().st_size > 10_000 for picture in trained["pictures"])

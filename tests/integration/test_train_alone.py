@@ -45,7 +45,8 @@ def alone(root, *more):
 def test_a_study_without_ray_makes_the_records_of_orch_train(store):
     done = facts(alone(store))
     assert {stage["state"] for stage in done["stages"]} == {"run"}
-    assert done["metrics"].keys() == {"plain", "degraded", "exp", "compgan", "quality", "judge"}
+    judged = {"judge", "quality"} | {f"fidelity {kind} #0" for kind in ("degraded", "exp", "pose")}
+    assert done["metrics"].keys() == {"plain", "degraded", "exp", "compgan"} | judged
     plan = facts(orch("plan", *options(str(store / "store"), **FEW_STEPS), "--json"))
     assert {stage["state"] for stage in plan["stages"]} == {"cached"}
 

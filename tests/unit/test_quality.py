@@ -1,12 +1,15 @@
 """What is measured of edited faces, and on which faces the judge learns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from test_views import make_labels
 
-from compgan_core import networks, quality
+from compgan_core import networks, quality, transforms
 from compgan_core.compgan import CALLS, CELLS, TARGET, Tuples
+from compgan_core.data.cache import Faces, write_cache
 from compgan_core.data.labels import ATTRIBUTES
 from compgan_core.data.splits import SplitRecipe, make_split
 from compgan_core.data.tuples import TupleSampler
@@ -103,6 +106,18 @@ def test_perfect_edits_are_at_no_distance_and_others_are_not():
     for name in quality.EDITS:
         assert unedited[f"{name}_l1"] == pytest.approx(unedited[f"{name}_l1_of_source"])
         assert unedited[f"{name}_fid_judge"] > 1e-6
+
+
+def test_synthesized_faces_show_their_labels_where_the_judge_reads_them(tmp_path):
+    judge = networks.face_judge(JudgeNetRecipe(width=8, downs=2, feature=6), SIZE, LABELS, 0).eval()
+    images = generator(0, "faces").integers(0, 256, (150, SIZE, SIZE, 3)).astype(np.uint8)
+    faces = transforms.normalise(transforms.to_faces(images, torch.device("cpu")))
+    codes = {what: logits.argmax(1).numpy() for what, logits in judge(faces)._asdict().items()}
+    codes["expression"][:30] = (codes["expression"][:30] + 1) % len(LABELS.expressions)
+    labels = replace(LABELS.take(np.zeros(150, int)), **{k: v.astype(LABELS.codes(k).dtype) for k, v in codes.items()})
+    write_cache(images, labels, tmp_path)
+    figures = quality.fidelity(Local(), judge, Faces.open(tmp_path, like=LABELS), SIZE)
+    assert figures == {"identity": 100, "pose": 100, "expression": 80}
 
 
 def test_what_is_preserved_is_what_the_readers_read():

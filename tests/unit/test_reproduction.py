@@ -38,7 +38,7 @@ def test_there_is_a_study_for_each_task_number_of_shots_and_seed_and_controls_ar
         controls = {"degraded", "mirrored", "oracle"} & set(study.recipe.variants)
         pose, novel = key.task in ("ER-FP", "ER-ZP"), key.task != "ER-SS"
         assert controls == {"degraded"} | ({"mirrored"} if pose else set()) | ({"oracle"} if novel else set())
-        assert study.extras == (key.seed == 0)
+        assert ("pictures" in study.beside) == (key.seed == 0) and {"quality", "fidelity"} <= {*study.beside}
     assert "attgan" in found.studies[Key("ER-FE", 1, 0)].recipe.variants
     assert "attgan" not in found.studies[Key("ER-FE", 3, 0)].recipe.variants
 

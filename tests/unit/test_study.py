@@ -9,7 +9,7 @@ from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
 from orchestrator.cli.train import fewer_than
 from orchestrator.datasets import Dataset
-from orchestrator.study import study_of
+from orchestrator.study import BESIDE, study_of
 
 
 def dataset(poses=("front", "left"), expressions=("joy", "neutral", "sad")):
@@ -21,9 +21,9 @@ def dataset(poses=("front", "left"), expressions=("joy", "neutral", "sad")):
     return Dataset(fingerprint="0" * 20, manifest=manifest, counts=counts)
 
 
-def study(task="ER-FE", shots=5, seed=0, measure="evaluate", extras=True, **overrides):
+def study(task="ER-FE", shots=5, seed=0, measure="evaluate", beside=BESIDE, **overrides):
     values = {k.replace("__", "."): v for k, v in overrides.items()}
-    return study_of(dataset(), "tiny", task, shots, seed, values, measure=measure, extras=extras)
+    return study_of(dataset(), "tiny", task, shots, seed, values, measure=measure, beside=beside)
 
 
 def changed(a, b):
@@ -33,7 +33,7 @@ def changed(a, b):
 
 
 TUNED = {"finetune", "head", "evaluate"}
-GENERATED = {"compgan", "quality", "pictures", "synthesis"} | TUNED
+GENERATED = {"compgan", "quality", "fidelity", "pictures", "synthesis"} | TUNED
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ GENERATED = {"compgan", "quality", "pictures", "synthesis"} | TUNED
         ({"synth__count": "3"}, TUNED),
         ({"finetune__novel_share": "0.1"}, TUNED),
         ({"head__dropout": "0.1"}, {"head", "evaluate"}),
-        ({"judge__edits": "3"}, {"judge", "quality"}),
-        ({"shots": "1"}, {"synthesis"} | TUNED),
+        ({"judge__edits": "3"}, {"judge", "quality", "fidelity"}),
+        ({"shots": "1"}, {"synthesis", "fidelity"} | TUNED),
     ],
 )
 def test_a_setting_changes_the_stages_that_depend_on_it_and_no_others(override, expected):
@@ -68,11 +68,11 @@ def test_smaller_counts_are_a_prefix_of_one_pool():
 def test_draws_of_the_shots_share_everything_up_to_them():
     one, three = study(), study(draws="3")
     assert {s.fingerprint for s in one.stages} < {s.fingerprint for s in three.stages}
-    assert {s.kind for s in three.stages if s.label.endswith(("#1", "#2"))} == {"synthesis"} | TUNED
+    assert {s.kind for s in three.stages if s.label.endswith(("#1", "#2"))} == {"synthesis", "fidelity"} | TUNED
 
 
 def test_zero_shot_shares_its_generators_with_few_shot():
-    assert changed(study("ER-ZP"), study("ER-FP")) == {"synthesis"} | TUNED
+    assert changed(study("ER-ZP"), study("ER-FP")) == {"synthesis", "fidelity"} | TUNED
 
 
 def test_the_seed_changes_everything_but_the_faces():
@@ -127,14 +127,14 @@ def test_what_validation_cannot_tell_is_refused_before_anything_runs(override, s
         study(measure="validate", **override)
 
 
-def test_without_extras_nothing_is_judged_or_drawn_and_only_what_results_need_is_left():
-    assert changed(study(), study(extras=False)) == {"quality", "pictures", "judge"}
-    bare = study(extras=False, variants='["plain","degraded"]')
-    assert {s.kind for s in study(extras=False).stages} - {s.kind for s in bare.stages} == {"compgan", "head"}
+def test_with_nothing_beside_the_table_nothing_is_judged_or_drawn_and_only_what_results_need_is_left():
+    assert changed(study(), study(beside=())) == {"quality", "fidelity", "pictures", "judge"}
+    bare = study(beside=(), variants='["plain","degraded"]')
+    assert {s.kind for s in study(beside=()).stages} - {s.kind for s in bare.stages} == {"compgan", "head"}
 
 
 def test_without_an_image_added_every_variant_is_the_plain_one(artifacts):
-    none = study(extras=False, synth__count="0", synth__pool="0", variants='["plain","degraded","exp","compgan"]')
+    none = study(beside=(), synth__count="0", synth__pool="0", variants='["plain","degraded","exp","compgan"]')
     assert not [s for s in none.stages if s.kind == "synthesis"]
     assert [s.name for s in none.stages if s.kind == "finetune"] == ["finetune plain #0"]
     rows = {s.label: s.fingerprint for s in none.stages if s.kind == "evaluate"}
@@ -197,6 +197,7 @@ def test_a_rivals_settings_change_its_own_stages_and_no_others():
     kept = {s.fingerprint for s in after.stages}
     assert {s.name for s in before.stages if s.fingerprint not in kept} == {
         "rival attgan", "quality attgan", "pictures attgan", "synthesis attgan-pose #0", "synthesis attgan-exp #0",
+        "fidelity attgan-pose #0", "fidelity attgan-exp #0",
         "finetune attgan-pose+attgan-exp #0", "evaluate attgan #0",
     }  # fmt: skip
 
