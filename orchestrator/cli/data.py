@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,12 +69,12 @@ def import_(
         dataset = find_dataset(artifacts.store, name)
         _describe(printer, dataset)
         return printer.facts(_facts(dataset))
-    with counter(printer, "files read") as on_face:
+    with printer.counter("files read") as on_face:
         dataset = import_dataset(
             artifacts, format, source, name, options=chosen, keep_going=keep_going, on_face=on_face, address=address
         )
     if size:
-        with counter(printer, f"faces at {size} x {size}") as on_face:
+        with printer.counter(f"faces at {size} x {size}") as on_face:
             make_faces(artifacts, dataset.fingerprint, faces_recipe(size, ()), on_face=on_face, address=address)
     _describe(printer, dataset)
     printer.facts(_facts(dataset))
@@ -122,7 +120,7 @@ def verify(
 
     printer, artifacts = Printer(json), open_artifacts(store)
     dataset = find_dataset(artifacts.store, name)
-    with counter(printer, "faces verified") as on_face:
+    with printer.counter("faces verified") as on_face:
         problems = verify_dataset(artifacts, dataset, on_face)
     for problem in problems[:BAD_SHOWN]:
         printer.note(problem)
@@ -167,18 +165,6 @@ def _refuse_local(source: str | None) -> None:
             f"the cluster has no {source}: name a bucket, or the absolute path of a directory that it shares; "
             "without --address, faces of this machine are read here"
         )
-
-
-@contextmanager
-def counter(printer: Printer, what: str) -> Iterator[Callable[[int], object]]:
-    """Shows how many there are so far, on a terminal only."""
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = SpinnerColumn(), TextColumn("{task.completed} {task.description}"), TimeElapsedColumn()
-    console = printer.console
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda count: progress.update(task, completed=count)
 
 
 def _row(dataset: Dataset) -> tuple[str, str, int, int, int, int]:

@@ -45,11 +45,10 @@ def prepare(
     Of several faces the largest is taken. The same command goes on where it was stopped.
     """
     from orchestrator.bucket_source import open_anywhere
-    from orchestrator.cli.data import counter
     from orchestrator.prepare.prepare import prepare
 
     printer = Printer(json)
-    with counter(printer, "files prepared") as on_file:
+    with printer.counter("files prepared") as on_file:
         summary = prepare(
             open_anywhere(source),
             output,

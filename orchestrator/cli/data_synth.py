@@ -38,7 +38,6 @@ def synth(
 
     Many faces are drawn on a Ray cluster, or on a Ray that starts here.
     """
-    from orchestrator.cli.data import counter
     from orchestrator.datasets import find_dataset
     from orchestrator.drawn import draw_dataset
 
@@ -46,7 +45,7 @@ def synth(
     if address and is_job_server(address):
         run_there(printer, address, artifacts.store, store)
         return _describe(printer, find_dataset(artifacts.store, name))
-    with counter(printer, "faces drawn") as on_face:
+    with printer.counter("faces drawn") as on_face:
         dataset = draw_dataset(
             artifacts,
             name,

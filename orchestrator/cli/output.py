@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,17 @@ class Printer:
         for row in rows:
             table.add_row(*map(_cell, row))
         self.console.print(table, markup=False)
+
+    @contextmanager
+    def counter(self, what: str) -> Iterator[Callable[[int], object]]:
+        """Show how many there are so far, on a terminal only; yields what to call with each new number."""
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = SpinnerColumn(), TextColumn("{task.completed} {task.description}"), TimeElapsedColumn()
+        hidden = not self.console.is_terminal
+        with Progress(*columns, console=self.console, transient=True, disable=hidden) as progress:
+            task = progress.add_task(what, total=None)
+            yield lambda count: progress.update(task, completed=count)
 
     def facts(self, facts: Mapping[str, object]) -> None:
         """The outcome, for scripts. Call it last."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.reproduce.evidence import Evidence
 from orchestrator.reproduce.figures import figures_of
+from orchestrator.reproduce.generated import generated_tables
 from orchestrator.reproduce.report import Report
 from orchestrator.reproduce.reproduction import Reproduction
 from orchestrator.reproduce.tables import findings_of, tables_of
@@ -25,7 +26,7 @@ def assemble(
         command=command,
         store=artifacts.store.url,
         facts=(*_facts(reproduction), *(f"{name} did not end: {why}" for name, why in failures.items())),
-        tables=tuple(tables_of(evidence)),
+        tables=(*tables_of(evidence), *generated_tables(evidence)),
         findings=tuple(findings_of(evidence)),
         figures=tuple(figures_of(evidence, directory)),
     )

@@ -21,9 +21,9 @@ from orchestrator.artifacts.artifacts import Record
 from orchestrator.datasets import write_figure
 from orchestrator.monitor.report import Confusion, confusions, identities
 from orchestrator.reproduce.evidence import Evidence
+from orchestrator.reproduce.generated import MAKERS
 from orchestrator.reproduce.paper import paper
 from orchestrator.reproduce.supervised import ROWS
-from orchestrator.reproduce.tables import MAKERS
 from orchestrator.study import Study
 from orchestrator.sweeps import charts
 

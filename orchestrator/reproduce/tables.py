@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compgan_core.data.splits import FEW_SHOT_TASKS, NOVEL_ATTRIBUTE
-from compgan_core.quality import READ
-from compgan_core.variants import KINDS, RIVALS, VARIANTS
+from compgan_core.variants import RIVALS, VARIANTS
 from orchestrator.artifacts.artifacts import Record
 from orchestrator.datasets import Dataset
 from orchestrator.reproduce.evidence import TABLE_7, Evidence
@@ -18,20 +16,10 @@ from orchestrator.reproduce.significance import Comparison, Run, Spread, Verdict
 from orchestrator.reproduce.supervised import ROWS
 from orchestrator.results import COLUMNS
 
-EDITED = {"pose": "poses", "exp": "expressions"}
 F2ED_SUPERVISED = 69.13
 """Accuracy of Comp-GAN-Cls on F2ED (Sec. 5.1)."""
 PRESERVED = {"expression": ("E",), "pose": ("P",), "identity": ("P", "E")}
 """What generated faces shall have (Figs. 13-15), and the edits that it is read in."""
-MAKERS = {"quality": "Comp-GAN"} | {f"quality {name}": title for name, title in RIVALS.items()}
-"""Stage -> whose edits the judge reads in it."""
-KIND_TITLES = {
-    "pose": "G(Pose)",
-    "exp": "G(Exp)",
-    **{f"{name}-{edits}": f"{title}, {what}" for name, title in RIVALS.items() for edits, what in EDITED.items()},
-    "degraded": "degraded copies",
-    "mirrored": "mirrored faces",
-}
 JUDGED = "read by the judge"
 NOT_YET = "has not run yet"
 
@@ -120,9 +108,7 @@ def tables_of(evidence: Evidence) -> list[Table]:
     if evidence.reproduction.supervised:
         made.append(_own_supervised(evidence))
     seen = dict.fromkeys((key.task, key.shots) for key in evidence.reproduction.wanted)
-    made += [_in_full(evidence, task, shots) for task, shots in seen]
-    generated = [_edited(evidence, tasks) for tasks in _sharing_generators(evidence)]
-    return made + generated + [table for place in seen if (table := _synthesized(evidence, *place)).rows]
+    return made + [_in_full(evidence, task, shots) for task, shots in seen]
 
 
 def _by_task(evidence: Evidence, number: int) -> Table:
@@ -137,10 +123,10 @@ def _by_task(evidence: Evidence, number: int) -> Table:
             for task, shots in places
         ]
         rows.append(Row(VARIANTS[variant].title, tuple(cells), variant not in table.rows))
-    columns = tuple(task + (f", {_shots(shots)}" if len(table.shots) > 1 else "") for task, shots in places)
-    shots = "" if len(table.shots) > 1 else f" {_shots(made.shots)} of each novel category in the few-shot tasks."
+    columns = tuple(task + (f", {shots_of(shots)}" if len(table.shots) > 1 else "") for task, shots in places)
+    shots = "" if len(table.shots) > 1 else f" {shots_of(made.shots)} of each novel category in the few-shot tasks."
     if shots and made.shots != table.shots[0]:
-        shots += f" The paper's figures are of {_shots(table.shots[0])}."
+        shots += f" The paper's figures are of {shots_of(table.shots[0])}."
     unasked = [task for task in table.tasks if task not in asked]
     left_out = f" Not asked for: {', '.join(unasked)}." if unasked else ""
     return Table(
@@ -165,9 +151,9 @@ def _five_metrics(evidence: Evidence) -> Table:
         ]
         rows.append(Row(VARIANTS[variant].title, tuple(cells), variant not in table.rows))
     note = (
-        f"On novel test images, {_shots(shots)}: top-1 accuracy, Eq. (14) of one-hot labels, and precision, recall and "
-        "F1 averaged over classes. With one label an image Eq. (15) to (17) are all equal to the accuracy, which the "
-        "paper's own columns are not, so its precision and recall were something else."
+        f"On novel test images, {shots_of(shots)}: top-1 accuracy, Eq. (14) of one-hot labels, and precision, recall "
+        "and F1 averaged over classes. With one label an image Eq. (15) to (17) are all equal to the accuracy, which "
+        "the paper's own columns are not, so its precision and recall were something else."
     )
     return Table("Table 7", table.title, tuple(TABLE_7.values()), tuple(rows), note)
 
@@ -184,71 +170,8 @@ def _in_full(evidence: Evidence, task: str, shots: int) -> Table:
         )
         for variant in wanted
     ]
-    name = f"{task}, {_shots(shots)}" if shots else task
+    name = f"{task}, {shots_of(shots)}" if shots else task
     return Table(name, "Every measure side by side", tuple(COLUMNS[c] for c in columns), tuple(rows), "Accuracy in %.")
-
-
-def _sharing_generators(evidence: Evidence) -> list[list[str]]:
-    """The tasks whose generators have been judged; a few-shot task and its zero-shot twin have the same ones."""
-    found: dict[str, list[str]] = {}
-    for task in evidence.reproduction.tasks:
-        for record in [*evidence.by_seed(task, "quality").values()][:1]:
-            found.setdefault(record.fingerprint, []).append(task)
-    return [*found.values()]
-
-
-def _edited(evidence: Evidence, tasks: Sequence[str]) -> Table:
-    """Figs. 13 to 16 in numbers: what the judge reads in edited faces, and how far they are from the truth."""
-    makers = {title: evidence.by_seed(tasks[0], stage) for stage, title in MAKERS.items()}
-    for what, study in evidence.reproduction.ablated.items():
-        record = evidence.named(study).get("quality")
-        if record and study.recipe.split.task == tasks[0]:
-            makers[f"{MAKERS['quality']} {what}"] = {Run(study.recipe.seed, 0, 0): record}
-    rows = []
-    for edit, title in (("P", "pose edits"), ("E", "expression edits")):
-        figures = {f"{edit}_judge_{what}": (1.0, 100.0) for what in READ} | {
-            f"{edit}_l1": (50.0, 100.0),
-            f"{edit}_lpips_judge": (100.0, math.inf),
-            f"{edit}_fid_judge": (1.0, math.inf),
-        }
-        for maker, runs in makers.items():
-            cells = [_metric(runs, name, *scale) for name, scale in figures.items()]
-            rows.append(Row(f"{maker}, {title}", tuple(cells)))
-        unedited = [Cell(why="the face as it was")] * len(READ)
-        unedited += [
-            _metric(makers[MAKERS["quality"]], f"{edit}_{of}_of_source", *figures[f"{edit}_{of}"])
-            for of in ("l1", "lpips_judge")
-        ]
-        rows.append(Row(f"nothing edited, {title}", (*unedited, Cell(why="the face as it was")), control=True))
-    real = [_metric(evidence.by_seed(tasks[0], "judge"), f"real_{what}") for what in READ]
-    rows.append(Row("real faces", (*real, *[Cell(why="these are the truth")] * 3), control=True))
-    note = (
-        "Percent in which a judge that never supervised a generator reads what was intended, in faces that it was not "
-        "trained on; L1 to the true face in percent of the range of a pixel; LPIPS (times 100, no learned weights) and "
-        "FID on the judge's features, to be compared within this table only. Less is better of the last three."
-    )
-    name = f"Edited faces, {' and '.join(tasks)}"
-    columns = (*READ, "L1", "LPIPS", "FID")
-    return Table(name, "what Figs. 13 to 16 show, in numbers", columns, tuple(rows), note)
-
-
-def _synthesized(evidence: Evidence, task: str, shots: int) -> Table:
-    """How often the faces that were synthesized to train on show what their labels say."""
-    found = evidence.synthesized(task, shots)
-    rows = [
-        Row(title, tuple(_metric(found[kind], what) for what in READ), control=KINDS[kind].maker is None)
-        for kind, title in KIND_TITLES.items()
-        if kind in found
-    ]
-    name = f"Synthesized faces, {task}" + (f", {_shots(shots)}" if shots else "")
-    note = "Percent in which the judge reads the label that the face carries in training."
-    return Table(name, "do they show what they are labelled as?", READ, tuple(rows), note)
-
-
-def _metric(runs: Mapping[Run, Record], name: str, scale: float = 1.0, most: float = 100.0) -> Cell:
-    """A figure of records; scale: what it is multiplied by. most: what it can be at most then."""
-    values = {run: scale * record.metrics[name] for run, record in runs.items() if name in record.metrics}
-    return Cell(spread(values, most), None, tuple(runs.values())) if values else Cell(why=NOT_YET)
 
 
 def _supervised(evidence: Evidence, number: int) -> Table:
@@ -403,5 +326,6 @@ def _printed(table: PaperTable, variant: str, task: str, shots: int) -> float | 
     return figure
 
 
-def _shots(shots: int) -> str:
+def shots_of(shots: int) -> str:
+    """`1 shot`, `5 shots`."""
     return f"{shots} shot{'s' * (shots != 1)}"
