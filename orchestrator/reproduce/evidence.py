@@ -84,6 +84,15 @@ class Evidence:
         }
         return {run: record for run, record in found.items() if record}
 
+    @cached_property
+    def sharing_generators(self) -> list[list[str]]:
+        """The tasks whose generators have been judged; a few-shot task and its zero-shot twin have the same ones."""
+        found: dict[str, list[str]] = {}
+        for task in self.reproduction.tasks:
+            for record in [*self.by_seed(task, "quality").values()][:1]:
+                found.setdefault(record.fingerprint, []).append(task)
+        return [*found.values()]
+
     def synthesized(self, task: str, shots: int) -> dict[str, dict[Run, Record]]:
         """Kind of faces -> what the judge read in those that were synthesized, by seed and draw of the shots."""
         return self._labelled("fidelity").get((task, shots), {})

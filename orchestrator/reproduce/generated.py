@@ -27,17 +27,8 @@ KIND_TITLES = {
 def generated_tables(evidence: Evidence) -> list[Table]:
     """Of the edits of each set of generators, and of the faces of each task."""
     places = dict.fromkeys((key.task, key.shots) for key in evidence.reproduction.wanted)
-    tables = [_edited(evidence, tasks) for tasks in _sharing_generators(evidence)]
+    tables = [_edited(evidence, tasks) for tasks in evidence.sharing_generators]
     return tables + [table for place in places if (table := _synthesized(evidence, *place)).rows]
-
-
-def _sharing_generators(evidence: Evidence) -> list[list[str]]:
-    """The tasks whose generators have been judged; a few-shot task and its zero-shot twin have the same ones."""
-    found: dict[str, list[str]] = {}
-    for task in evidence.reproduction.tasks:
-        for record in [*evidence.by_seed(task, "quality").values()][:1]:
-            found.setdefault(record.fingerprint, []).append(task)
-    return [*found.values()]
 
 
 def _edited(evidence: Evidence, tasks: Sequence[str]) -> Table:

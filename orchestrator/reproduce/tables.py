@@ -160,7 +160,9 @@ def _five_metrics(evidence: Evidence) -> Table:
 
 def _in_full(evidence: Evidence, task: str, shots: int) -> Table:
     """Every measure of every row."""
-    columns = [c for c in COLUMNS if NOVEL_ATTRIBUTE[task] or c in ("base", "pooled")]
+    novel = NOVEL_ATTRIBUTE[task]
+    columns = [c for c in COLUMNS if novel or c in ("base", "pooled")]
+    columns = [c for c in columns if novel == "expression" or c != "novel_only"]  # elsewhere it is `novel` again
     wanted = next(rows for key, rows in evidence.reproduction.wanted.items() if (key.task, key.shots) == (task, shots))
     rows = [
         Row(
@@ -302,13 +304,13 @@ def _preservation(evidence: Evidence) -> list[Finding]:
         said = (
             f"Generated faces show the intended {what} more often than those of other generators (Fig. {_figure(what)})"
         )
-        for task in evidence.reproduction.tasks:
-            ours = evidence.edits_read(task, "quality", what, edits)
+        for tasks in evidence.sharing_generators:
+            ours = evidence.edits_read(tasks[0], "quality", what, edits)
             for rival in RIVALS:
-                compared = compare(ours, evidence.edits_read(task, f"quality {rival}", what, edits))
+                compared = compare(ours, evidence.edits_read(tasks[0], f"quality {rival}", what, edits))
                 if compared:
                     claim = Claim(said=said, table=4, better="compgan", worse=(rival,))
-                    found.append(Finding(claim, task, 0, rival, None, {JUDGED: compared}))
+                    found.append(Finding(claim, " and ".join(tasks), 0, rival, None, {JUDGED: compared}))
     return found
 
 
