@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from compgan_core import losses
+from compgan_core import losses, transforms
 from compgan_core.losses import Weights
 from compgan_core.nets.classifier import FaceClassifier, Logits
 from compgan_core.training.runtime import trainable
@@ -69,6 +69,17 @@ class Tuples(NamedTuple):
     """int64 (2, batch): e_s and e_t."""
     identity: Tensor
     """int64 (batch,): i_t."""
+    mirrored: Tensor | None = None
+    """bool (batch,): whose images are all mirror images, labels as they were; None for no one's."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The fields that there are."""
+        return [x for x in self if x is not None]
+
+    def unmirrored(self, faces: Tensor) -> Tensor:
+        """Faces (n, batch, 3, h, w) of these tuples, as they would be had none been mirrored."""
+        return faces if self.mirrored is None else transforms.mirror(faces, self.mirrored)
 
 
 class CompGAN(nn.Module):
@@ -112,7 +123,11 @@ def generator_terms(
     classifier: F_cls, frozen (its parameters get no gradient from these losses). adversarial: that term, from
     `against_discriminator`. blur: F_cls looks at `soften`ed faces.
     """
-    view = soften if blur else torch.Tensor.contiguous
+
+    def view(faces: Tensor) -> Tensor:
+        faces = batch.unmirrored(faces)  # F_cls may never have seen a mirrored pose, and the labels are not of it
+        return soften(faces) if blur else faces.contiguous()
+
     maps, logits = _unstacked(classifier, view(fakes))
     with torch.no_grad():
         real_maps, _ = _unstacked(classifier, view(batch.reals))

@@ -49,6 +49,11 @@ def centre_crop(faces: Tensor, size: int) -> Tensor:
     return faces[..., top : top + size, left : left + size]
 
 
+def mirror(faces: Tensor, which: Tensor) -> Tensor:
+    """Left and right exchanged in those faces (..., n, c, h, w) that `which`, bool (n,), says."""
+    return torch.where(which[:, None, None, None], faces.flip(-1), faces)
+
+
 def dropout_mask(seed: int, samples: Tensor, n: int, rate: float) -> Tensor | None:
     """Zeros and 1/(1 - rate), (batch, n); None for rate 0."""
     if rate == 0:

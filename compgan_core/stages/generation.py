@@ -48,7 +48,7 @@ def compgan(
     gan = networks.comp_gan(compgan.generator, seed).to(runtime.device)
     discriminator = networks.discriminator(compgan.discriminator, size, seed).to(runtime.device)
     sampler = TupleSampler(data.labels, roles.base_train, seed, compgan.reference_mismatch)
-    tuples = gan_training.tuples_of(data, sampler, size, seed, runtime.device)
+    tuples = gan_training.tuples_of(data, sampler, size, seed, runtime.device, compgan.mirror)
     history = gan_training.train(
         runtime, gan, discriminator, f_cls, tuples, compgan, lambda_, mu, len(roles.base_train)
     )

@@ -27,6 +27,7 @@ from compgan_core.errors import ConfigurationError
 from compgan_core.losses import Weights
 from compgan_core.nets.classifier import FaceClassifier
 from compgan_core.nets.gan import DiscriminatorRecipe, GeneratorRecipe
+from compgan_core.randomness import uniform
 from compgan_core.training.feed import Feed, to_device
 from compgan_core.training.graphed import graphed
 from compgan_core.training.loop import Trainee, Update, accumulate, arrange, autocast, fit, micro_batches
@@ -63,6 +64,9 @@ class CompGANRecipe(BaseModel):
     reference_mismatch: float = Field(0.5, ge=0, le=1)
     """Chance that a reference is right only in the attribute that the call edits; 0 is Algorithm 1 to the letter.
     Without it a generator copies the reference's other attribute too, which spoils label-free references."""
+    mirror: float = Field(0, ge=0, le=1)
+    """Chance that all images of a tuple are mirrored. So generators learn that faces have two sides, and G(Pose) can
+    turn to one that no face shows. The paper uses no such knowledge; the variant `mirrored` does: compare with it."""
     precision: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
@@ -88,17 +92,23 @@ class Sampler(Protocol):
 
 
 def tuples_of(
-    faces: Faces, sampler: Sampler, size: int, seed: int, device: torch.device
+    faces: Faces, sampler: Sampler, size: int, seed: int, device: torch.device, mirror: float = 0.0
 ) -> Callable[[np.ndarray], Tuples]:
-    """tuples(samples) -> Tuples of consecutive sample numbers, int64 (n,); one crop for the twelve images of each."""
+    """tuples(samples) -> Tuples of consecutive sample numbers, int64 (n,); one crop for the twelve images of each.
+
+    mirror: the chance that all of them are mirrored.
+    """
     feed, ahead = Feed(faces, device), Ahead(sampler.batch)
 
     def tuples(samples: np.ndarray) -> Tuples:
         rows = ahead.batch(int(samples[0]), len(samples))  # (n, 12)
         n, width = rows.shape
-        numbers = to_device(samples, device).repeat(width)
-        cropped = transforms.random_crop(feed.images(rows.T.ravel()), size, seed, numbers)
+        numbers = to_device(samples, device)
+        cropped = transforms.random_crop(feed.images(rows.T.ravel()), size, seed, numbers.repeat(width))
         images = transforms.normalise(cropped).unflatten(0, (width, n))
+        mirrored = uniform(seed, "mirror", numbers, 1)[:, 0] < mirror if mirror else None
+        if mirrored is not None:
+            images = transforms.mirror(images, mirrored)
         pose, expression, identity = feed.labels(np.concatenate([rows[:, 0], rows[:, 3]]))  # source and target
         return Tuples(
             reals=images[: len(CELLS)],
@@ -106,6 +116,7 @@ def tuples_of(
             pose=pose.view(2, n),
             expression=expression.view(2, n),
             identity=identity[:n],
+            mirrored=mirrored,
         )
 
     return tuples
@@ -153,7 +164,9 @@ def train(
         ramp: float | torch.Tensor = recipe.ramp(start)
         if runtime.device.type == "cuda":  # where a number would be recorded once and for all
             ramp = torch.full((), recipe.ramp(start), device=runtime.device)
-        return accumulate(lambda samples: compute(*load(samples), ramp), micro_batches(mine, schedule.micro_batch))
+        return accumulate(
+            lambda samples: compute(*load(samples).tensors, ramp), micro_batches(mine, schedule.micro_batch)
+        )
 
     def after_step(step: int) -> None:
         networks = {name: trainee.engine.module for name, trainee in trainees.items()}

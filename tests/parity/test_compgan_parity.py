@@ -87,7 +87,7 @@ def train(runtime, faces, path, recipe=RECIPE):
     gan, discriminator, classifier = networks()
     rows = np.arange(len(faces.labels))
     sampler = TupleSampler(faces.labels, rows, 0, RECIPE.reference_mismatch)
-    tuples = gan_training.tuples_of(faces, sampler, SIZE, 0, runtime.device)
+    tuples = gan_training.tuples_of(faces, sampler, SIZE, 0, runtime.device, recipe.mirror)
     history = gan_training.train(runtime, gan, discriminator, classifier, tuples, recipe, LAMBDA, MU, len(rows))
     split = make_split(faces.labels, SplitRecipe(task="ER-FE"))
     edits = plan_edits("exp", "expression", faces.labels, split, shots(faces.labels, split, 1, 0, 0), 40, 0, 0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from compgan_core import losses
+from compgan_core import losses, transforms
 from compgan_core.compgan import (
     CALLS,
     CELLS,
@@ -99,6 +99,21 @@ def test_generators_that_return_the_truth_have_no_con_recon_or_loop_loss(world):
     assert terms["loop"].item() == 0
     for name in ("con", "recon"):  # F_cls sees eight faces in one pass and four in another, which rounds differently
         assert terms[name].item() < 1e-6
+
+
+def test_the_losses_of_mirrored_tuples_are_those_of_the_tuples_and_f_cls_sees_none_in_a_mirror(world):
+    fakes = world.gan(world.batch.reals[0], world.batch.references)
+    which = torch.tensor([False, True])
+    reals, references, in_mirror = (
+        transforms.mirror(faces, which) for faces in (world.batch.reals, world.batch.references, fakes)
+    )
+    expected, none = world.terms_of(fakes), torch.zeros(())
+    batch = world.batch._replace(reals=reals, references=references, mirrored=which)
+    found = generator_terms(in_mirror, batch, world.classifier, none)
+    for name in set(TERMS) - {"adv"}:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6)
+    unaware = generator_terms(in_mirror, batch._replace(mirrored=None), world.classifier, none)
+    assert abs(unaware["pose"] - expected["pose"]) > 1e-4
 
 
 def test_eq_1_to_3_sum_eight_cross_entropies_of_the_intended_labels(world):

@@ -8,8 +8,9 @@ import torch
 from toy_faces import DRAWN
 
 from compgan_core.data.cache import Faces, decode_part, finish_cache
-from compgan_core.data.tuples import Ahead
+from compgan_core.data.tuples import Ahead, TupleSampler
 from compgan_core.training.feed import Feed
+from compgan_core.training.gan import tuples_of
 from compgan_core.training.graphed import graphed
 from compgan_core.training.loop import Update
 
@@ -43,6 +44,20 @@ def test_asking_ahead_gives_the_same_samples_in_any_order(first: int, n: int) ->
     ahead = Ahead(batch, samples=8)
     for start, count in [(0, 2), (first, n), (1, 2), (first + n, 1)]:
         assert np.array_equal(ahead.batch(start, count), batch(start, count))
+
+
+def test_of_a_mirrored_tuple_all_images_are_mirrored_and_labels_stay_whoever_holds_it(faces: Faces) -> None:
+    sampler = TupleSampler(faces.labels, np.arange(len(faces)), 0)
+    plain, half = (tuples_of(faces, sampler, 16, 0, torch.device("cpu"), mirror) for mirror in (0.0, 0.5))
+    straight, mixed, numbers = plain(np.arange(64)), half(np.arange(64)), np.arange(20, 50)
+    assert straight.mirrored is None and mixed.mirrored is not None
+    assert 16 < int(mixed.mirrored.sum()) < 48
+    assert torch.equal(mixed.pose, straight.pose) and torch.equal(mixed.expression, straight.expression)
+    for found, was in ((mixed.reals, straight.reals), (mixed.references, straight.references)):
+        assert torch.equal(found, torch.where(mixed.mirrored[:, None, None, None], was.flip(-1), was))
+    part = half(numbers)
+    assert part.mirrored is not None and torch.equal(part.mirrored, mixed.mirrored[20:50])
+    assert torch.equal(part.references, mixed.references[:, 20:50])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
