@@ -33,7 +33,7 @@ def generated_tables(evidence: Evidence) -> list[Table]:
 
 def _edited(evidence: Evidence, tasks: Sequence[str]) -> Table:
     """Figs. 13 to 16 in numbers: what the judge reads in edited faces, and how far they are from the truth."""
-    makers = {title: evidence.by_seed(tasks[0], stage) for stage, title in MAKERS.items()}
+    makers = {title: runs for stage, title in MAKERS.items() if (runs := evidence.by_seed(tasks[0], stage))}
     for what, study in evidence.reproduction.ablated.items():
         record = evidence.named(study).get("quality")
         if record and study.recipe.split.task == tasks[0]:

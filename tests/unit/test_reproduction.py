@@ -12,6 +12,7 @@ from orchestrator.artifacts.artifacts import Artifacts
 from orchestrator.artifacts.node_cache import NodeCache
 from orchestrator.artifacts.store import open_store
 from orchestrator.reproduce.evidence import Evidence
+from orchestrator.reproduce.generated import generated_tables
 from orchestrator.reproduce.paper import TASKS
 from orchestrator.reproduce.reproduction import Key, make_reproduction
 from orchestrator.reproduce.supervised import public_lightcnn
@@ -146,6 +147,39 @@ def test_what_the_judge_reads_is_compared_tuple_by_tuple(tmp_path):
         assert compared.difference == pytest.approx(100 * gain.mean())
         half = 196 * gain.std() / 20
         assert compared.over_images == pytest.approx((100 * gain.mean() - half, 100 * gain.mean() + half), abs=0.6)
+
+
+def test_tables_of_generated_faces_have_every_maker_and_ablation_over_the_seeds(tmp_path):
+    found = made(tables=(5,), tasks=("ER-FP", "ER-ZP"), seeds=3, ablations=True)
+    artifacts = Artifacts(open_store(tmp_path / "store"), NodeCache(tmp_path / "cache"))
+    (tmp_path / "empty").mkdir()
+    figures = [f"{e}_{of}" for e in "PE" for of in ("l1", "l1_of_source", "lpips_judge", "lpips_judge_of_source")]
+    figures += [f"{e}_{of}" for e in "PE" for of in ("judge_identity", "judge_pose", "judge_expression", "fid_judge")]
+    stages = {(key.seed, s.fingerprint): s for key, study in found.studies.items() for s in study.stages}
+    stages |= {(9, s.fingerprint): s for study in found.ablated.values() for s in study.stages if s.kind == "quality"}
+    for (seed, _), stage in stages.items():
+        if stage.kind in ("quality", "fidelity"):
+            metrics = dict.fromkeys([*figures, "identity", "pose", "expression"], 10.0 + seed)
+            artifacts.publish(
+                *(stage.kind, stage.fingerprint, tmp_path / "empty"), recipe={}, inputs={}, metrics=metrics, seconds=1.0
+            )
+    tables = {table.name: table for table in generated_tables(Evidence(found, artifacts))}
+    assert [*tables] == [
+        "Edited faces, ER-FP and ER-ZP",
+        "Synthesized faces, ER-FP, 1 shot",
+        "Synthesized faces, ER-ZP",
+    ]
+    rows = {row.title: row.cells for row in tables["Edited faces, ER-FP and ER-ZP"].rows}
+    assert len(rows) == 2 * (2 + len(found.ablated)) + 1
+    ours, ablated = rows["Comp-GAN, pose edits"], rows["Comp-GAN without con loss, expression edits"]
+    assert [cell.spread.mean for cell in ours] == [11, 11, 11, 11 * 50, 11 * 100, 11]
+    assert {cell.spread.units for cell in ours} == {3} and {cell.spread.units for cell in ablated} == {1}
+    assert [cell.spread and cell.spread.mean for cell in rows["nothing edited, pose edits"]] == [
+        None, None, None, 11 * 50, 11 * 100, None,
+    ]  # fmt: skip
+    assert {cell.why for cell in rows["real faces"][:3]} == {"has not run yet"}  # no judge was recorded
+    made_of = [row.title for row in tables["Synthesized faces, ER-FP, 1 shot"].rows]
+    assert made_of == ["G(Pose)", "G(Exp)", "degraded copies", "mirrored faces"]
 
 
 @pytest.mark.parametrize(
