@@ -36,7 +36,10 @@ def supervised(
 ) -> FaceClassifier | AttentionCNN:
     """A network of Sec. 5.1, before any training."""
     if isinstance(recipe, LightCNNRecipe):
-        return face_classifier(recipe, size, labels, seed)
+        model = face_classifier(recipe, size, labels, seed)
+        with seeded(seed, "init from scratch"):
+            model.trunk.preserve_variance()
+        return model
     with seeded(seed, "init attention"):
         return AttentionCNN(recipe, *_classes(labels))
 
@@ -44,7 +47,9 @@ def supervised(
 def attribute_classifier(recipe: LightCNNRecipe, size: int, attributes: int, seed: int) -> AttributeClassifier:
     """Of so many binary attributes, before any training."""
     with seeded(seed, "init classifier"):
-        return AttributeClassifier(recipe, size, attributes)
+        model = AttributeClassifier(recipe, size, attributes)
+        model.trunk.preserve_variance()
+        return model
 
 
 def take_trunk(model: nn.Module, path: Path) -> None:

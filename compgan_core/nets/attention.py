@@ -52,6 +52,10 @@ class AttentionCNN(nn.Module):
         self.expression = nn.Linear(recipe.feature, expressions)
         self.pose = nn.Linear(recipe.feature, poses)
         self.identity = nn.Linear(recipe.feature, identities)
+        for module in (*self.look, *self.read, self.where[0], self.fc):
+            if isinstance(module, (nn.Conv2d, nn.Linear)):  # with torch's weights it does not leave chance
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         with torch.no_grad():  # it begins by looking at the whole face
             self.where[-1].weight.zero_()  # type: ignore[operator]
             self.where[-1].bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))  # type: ignore[operator]

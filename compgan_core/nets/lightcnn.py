@@ -6,6 +6,7 @@ are arguments; the defaults are the network of the paper: 128 x 128 gray in [0, 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,22 @@ class LightCNN(nn.Module):
         self.fc = nn.Linear(c4 * (size // 16) ** 2, recipe.feature)
         if num_classes is not None:
             self.fc2 = nn.Linear(recipe.feature, num_classes, bias=False)
+
+    def preserve_variance(self) -> None:
+        """Draw the weights anew, so that a face still tells itself from others after thirty layers.
+
+        The larger of two independent normal variables has their second moment, so MFM needs LeCun's variance of 1 by
+        fan-in. Torch's default is a third of that, and leaves features that differ by a thousandth from face to face.
+        A sum of n residuals grows, so each is divided by the root of n.
+        """
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for blocks in (self.block1, self.block2, self.block3, self.block4):
+            for residual in (module for module in blocks.modules() if isinstance(module, ResidualBlock)):
+                residual.conv2.filter.weight.data /= math.sqrt(len(blocks))
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """The four pooled feature maps F^1..F^4 of Eq. (5) and (9); at 128 x 128: 48x64x64 ... 128x8x8."""

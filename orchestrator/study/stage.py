@@ -21,6 +21,7 @@ VERSIONS: dict[str, int] = {
     FACES: VERSION,
     # 2: convolutions in another memory layout and fused optimizers, which round otherwise.
     **dict.fromkeys(("pretrain", "classifier", "judge", "compgan", "finetune", "combine"), 2),
+    **dict.fromkeys(("supervised", "attributes"), 2),  # 2: networks that start from scratch start from other weights
     "evaluate": 2,  # 2: keeps what was read in each test image, for paired tests
     "quality": 2,  # 2: keeps what was read in each edit, for the same
 }

@@ -16,6 +16,7 @@ from compgan_core.data.face import Face
 from compgan_core.data.labels import Labels
 from compgan_core.errors import DataError
 from compgan_core.nets.attention import AttentionCNN, AttentionCNNRecipe
+from compgan_core.nets.classifier import gray
 from compgan_core.nets.lightcnn import LightCNN, LightCNNRecipe
 from compgan_core.training.classifier import Attributed, SteppedRecipe, attribute_update
 from compgan_core.training.runtime import Local
@@ -34,6 +35,19 @@ def test_the_rate_falls_by_0457_every_ten_epochs_to_a_fiftieth_after_fifty():
     factors = [schedule.factor(epoch, 50) for epoch in range(50)]
     assert factors == pytest.approx([0.457305051927326 ** (epoch // 10) for epoch in range(50)])
     assert schedule.decay**5 == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("recipe", [LightCNNRecipe(), SMALL])
+def test_a_network_that_starts_from_scratch_tells_faces_apart(recipe):
+    patches = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (16, 3, 4, 4))).float()
+    pictures = torch.nn.functional.interpolate(patches, size=32, mode="bilinear")
+    networks_made = networks.supervised(recipe, 32, labels(), 0), networks.attribute_classifier(recipe, 32, 3, 0)
+    for made in networks_made:
+        last = made.trunk.maps(gray(pictures))[-1]
+        assert 0.3 < made.trunk.feature(last).std(0).mean() < 10
+    attention = networks.supervised(AttentionCNNRecipe(), 32, labels(), 0)
+    assert 0.05 < attention.features(pictures).std(0).mean() < 10
+    assert networks.face_classifier(recipe, 32, labels(), 0).features(pictures).std(0).mean() < 0.05
 
 
 def faces(shift=0.0, n=30, side=24):
