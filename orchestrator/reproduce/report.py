@@ -83,7 +83,7 @@ def anchor(table: Table, row: int, column: int) -> str:
 
 def difference(comparison: Comparison) -> str:
     """`+3.1`, with both intervals."""
-    parts = {"draws": comparison.over_units, "images": comparison.over_images}
+    parts = {comparison.what: comparison.over_units, "images": comparison.over_images}
     inside = "; ".join(f"{name} {_span(interval)}" for name, interval in parts.items() if interval)
     return f"{signed(comparison.difference)} ({inside})" if inside else signed(comparison.difference)
 

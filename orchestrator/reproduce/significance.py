@@ -60,6 +60,8 @@ class Comparison:
     over_images: Interval | None
     """95% of a paired bootstrap over test images; None where no readings are known."""
     units: int
+    what: Literal["seeds", "draws"]
+    """The units are."""
 
     @property
     def verdict(self) -> Verdict:
@@ -100,7 +102,9 @@ def compare(better: Hits, worse: Hits, seed: int = 0) -> Comparison | None:
     for run, of_images in differences.items():
         by_seed[run.seed].append(of_images)
     images = [100 * _balanced(runs, [run for run in both if run.seed == s]) for s, runs in by_seed.items()]
-    return Comparison(fmean(units), t_interval(units), _bootstrap(images, seed), len(units))
+    return Comparison(
+        fmean(units), t_interval(units), _bootstrap(images, seed), len(units), "seeds" if len(by_seed) > 1 else "draws"
+    )
 
 
 def _by_unit(values: Mapping[Run, float]) -> list[float]:

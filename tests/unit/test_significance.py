@@ -5,6 +5,7 @@ import pytest
 
 from compgan_core.variants import TABLE_4, TABLE_5, VARIANTS
 from orchestrator.reproduce.paper import TASKS, paper
+from orchestrator.reproduce.report import difference
 from orchestrator.reproduce.significance import Run, compare, spread, t_interval
 from orchestrator.reproduce.tables import Finding
 
@@ -40,6 +41,10 @@ def test_a_clear_gain_holds_its_reverse_does_not_and_no_difference_is_undecided(
     assert compare(better, better).verdict == "undecided"
     assert compare(better, worse).difference == pytest.approx(20, abs=2)
     assert compare(better, {}) is None
+    of_seeds = compare(*(hits(share, 400, seeds=2, of_images=ease) for share in (0.7, 0.5)))
+    assert (of_seeds.what, of_seeds.units) == ("seeds", 2)
+    assert difference(compare(better, worse)).startswith("+") and "(draws +" in difference(compare(better, worse))
+    assert "(seeds " in difference(of_seeds)
 
 
 def test_few_test_images_leave_undecided_what_many_decide():
