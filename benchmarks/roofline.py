@@ -90,7 +90,7 @@ def _parts(world: World, precision: str) -> dict[str, tuple[Callable[..., Update
         f"generators ({len(CALLS)} calls, back twice)": (generators, [batch.reals[0], batch.references, fakes]),
         "F_cls (fakes, back twice; reals)": (classifier, [fakes, batch.reals, *slopes]),
         "D (reals and fakes, back twice)": (discriminator, [fakes]),
-        "whole step": (world.update, [*batch, torch.ones((), device=device)]),
+        "whole step": (world.update, [*batch.tensors, torch.ones((), device=device)]),
     }
 
 

@@ -110,16 +110,16 @@ class World:
         return compgan_update(*networks, batch, recipe.compgan, recipe.lambda_, recipe.mu, ramp)
 
     def ours(self) -> Update:
-        return self._compute(*self.batch, self._ramp)
+        return self._compute(*self.batch.tensors, self._ramp)
 
     def eager(self) -> Update:
-        return self.update(*self.batch, self._ramp)
+        return self.update(*self.batch.tensors, self._ramp)
 
     def check_replay(self) -> None:
         """A recorded step must follow its inputs, its ramp and the weights, and be the eager one."""
         self.ours()
         with torch.no_grad():
-            self.batch = Tuples(*(x.flip(1) if x.is_floating_point() else x for x in self.batch))
+            self.batch = Tuples(*(x.flip(1) if x.is_floating_point() else x for x in self.batch.tensors))
             for parameter in [*self.gan.parameters(), *self.discriminator.parameters()]:
                 parameter.mul_(1.01)
         before, self._ramp = self._ramp, torch.full_like(torch.as_tensor(self._ramp), 0.25)

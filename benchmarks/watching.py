@@ -53,6 +53,11 @@ def watching(device: torch.device, repeats: int) -> list[Figure]:
     ]
 
 
+def first_people(batch: Tuples) -> Tuples:
+    """Those who are watched, of a batch."""
+    return Tuples(*(x[:, :PEOPLE] if x.ndim > 1 else x[:PEOPLE] for x in batch.tensors))
+
+
 def _body(runtime: Any, pairs: int) -> None:
     torch.set_num_threads(1)
     steps = BLOCK * (2 * pairs + 1)  # the first block warms up
@@ -63,7 +68,7 @@ def _body(runtime: Any, pairs: int) -> None:
     seconds: dict[bool, list[float]] = {True: [], False: []}
     draws: list[float] = []
     lapse = Lapse.__new__(Lapse)  # of the same noise, so that no data set is needed
-    lapse.batch = Tuples(*(x[:, :PEOPLE] if x.ndim > 1 else x[:PEOPLE] for x in batch))
+    lapse.batch = first_people(batch)
     report, to = runtime.report, Stopwatch.to
     started = 0.0
 

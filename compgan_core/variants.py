@@ -14,6 +14,7 @@ REAL = "real"
 class Kind(NamedTuple):
     """A kind of faces that a training set can be enlarged by."""
 
+    title: str
     maker: str | None
     """The stage whose networks make them; None where no network is needed."""
     edits: Attribute | None
@@ -26,13 +27,13 @@ RIVALS = {"attgan": "AttGAN", "cyclegan": "CycleGAN", "pix2pix": "Pix2Pix", "vae
 """Makers that the paper compares Comp-GAN with: names in the recipe -> titles."""
 
 KINDS = {
-    "exp": Kind("compgan", "expression"),
-    "pose": Kind("compgan", "pose"),
-    "degraded": Kind(None, None),
-    "mirrored": Kind(None, "pose"),
+    "pose": Kind("G(Pose)", "compgan", "pose"),
+    "exp": Kind("G(Exp)", "compgan", "expression"),
+    **{f"{rival}-pose": Kind(f"{title}, poses", rival, "pose", "pose") for rival, title in RIVALS.items()},
+    **{f"{rival}-exp": Kind(f"{title}, expressions", rival, "expression", "exp") for rival, title in RIVALS.items()},
+    "degraded": Kind("degraded copies", None, None),
+    "mirrored": Kind("mirrored faces", None, "pose"),
 }
-KINDS |= {f"{rival}-pose": Kind(rival, "pose", "pose") for rival in RIVALS}
-KINDS |= {f"{rival}-exp": Kind(rival, "expression", "exp") for rival in RIVALS}
 
 
 class Variant(NamedTuple):

@@ -12,16 +12,8 @@ from orchestrator.reproduce.evidence import Evidence
 from orchestrator.reproduce.significance import Run, spread
 from orchestrator.reproduce.tables import NOT_YET, Cell, Row, Table, shots_of
 
-EDITED = {"pose": "poses", "exp": "expressions"}
 MAKERS = {"quality": "Comp-GAN"} | {f"quality {name}": title for name, title in RIVALS.items()}
 """Stage -> whose edits the judge reads in it."""
-KIND_TITLES = {
-    "pose": "G(Pose)",
-    "exp": "G(Exp)",
-    **{f"{name}-{edits}": f"{title}, {what}" for name, title in RIVALS.items() for edits, what in EDITED.items()},
-    "degraded": "degraded copies",
-    "mirrored": "mirrored faces",
-}
 
 
 def generated_tables(evidence: Evidence) -> list[Table]:
@@ -70,9 +62,9 @@ def _synthesized(evidence: Evidence, task: str, shots: int) -> Table:
     """How often the faces that were synthesized to train on show what their labels say."""
     found = evidence.synthesized(task, shots)
     rows = [
-        Row(title, tuple(_metric(found[kind], what) for what in READ), control=KINDS[kind].maker is None)
-        for kind, title in KIND_TITLES.items()
-        if kind in found
+        Row(kind.title, tuple(_metric(found[name], what) for what in READ), control=kind.maker is None)
+        for name, kind in KINDS.items()
+        if name in found
     ]
     name = f"Synthesized faces, {task}" + (f", {shots_of(shots)}" if shots else "")
     note = "Percent in which the judge reads the label that the face carries in training."

@@ -177,10 +177,11 @@ class Study:
                 read = (f"{what} {q[f'{name}_judge_{what}']:.0f}%" for what in ("identity", "pose", "expression"))
                 l1 = f"L1 {q[f'{name}_l1']:.3f}, unedited {q[f'{name}_l1_of_source']:.3f}"
                 lines.append(f"{maker}{title}: {', '.join(read)}; {l1}")
-        for kind in dict.fromkeys(name.partition(" #")[0] for name in records if name.startswith("fidelity")):
-            draws = [record.metrics for name, record in records.items() if name.startswith(f"{kind} #")]
-            read = (f"{what} {fmean(d[what] for d in draws):.0f}%" for what in ("identity", "pose", "expression"))
-            lines.append(f"synthesized as {kind.removeprefix('fidelity ')}: {', '.join(read)} as labelled")
+        for kind, about in KINDS.items():
+            draws = [record.metrics for name, record in records.items() if name.startswith(f"fidelity {kind} #")]
+            if draws:
+                read = (f"{what} {fmean(d[what] for d in draws):.0f}%" for what in ("identity", "pose", "expression"))
+                lines.append(f"synthesized, {about.title}: as labelled in {', '.join(read)}")
         return lines
 
     @property
